@@ -1,0 +1,1 @@
+"""Things: data on paper.  Frozen dataclasses, JSON on disk, no torch."""

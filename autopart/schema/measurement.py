@@ -1,0 +1,65 @@
+"""What a run really took."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autopart.schema.job import Mode
+
+__all__ = ["Measurement", "SingleRun", "StageMeasurement"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageMeasurement:
+    """One stage over the timed steps; medians, times of one micro-batch unless said otherwise."""
+
+    index: int
+    device: str
+    forward_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    """per step"""
+    busy_seconds: float
+    """per step: computing, the optimizer included"""
+    utilisation: float
+    peak_bytes: int
+    """growth of the process's resident memory (cpu) or of the allocator's peak (cuda) over the steps, weights included"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleRun:
+    """The unsplit model on one device, whole batch at once."""
+
+    device: str
+    step_seconds: tuple[float, ...]
+    median_step_seconds: float
+    throughput_per_second: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """A run of a plan: every timed step, every stage, and the single-device run beside it."""
+
+    format_version: Literal[1] = 1
+    mode: Mode
+    batch: int
+    num_microbatches: int
+    schedule: str
+    step_seconds: tuple[float, ...]
+    """each timed step, the slowest rank's"""
+    median_step_seconds: float
+    total_seconds: float
+    throughput_per_second: float
+    losses: tuple[float, ...]
+    """one per timed step, in training with a loss"""
+    predicted_step_seconds: float
+    stages: tuple[StageMeasurement, ...]
+    single: SingleRun | None
+    """None if no single device can hold the model, or if it was not asked for"""
+    single_skipped_because: str
+    gain: float | None
+    """throughput of the split / throughput of the single device - 1"""
+    verdict: str
+    versions: tuple[str, ...]

@@ -1,0 +1,215 @@
+"""A plan: which device runs what, how long it takes, how good that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job, Method, ScheduleName
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Baseline",
+    "Excluded",
+    "Memory",
+    "ModelSummary",
+    "Origin",
+    "Plan",
+    "PlanWarning",
+    "Prediction",
+    "Proof",
+    "Schedule",
+    "Stage",
+    "Transfer",
+]
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSummary:
+    """Which model the plan is for."""
+
+    name: str
+    fingerprint: str
+    num_layers: int
+    num_parameters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The terms of a stage's peak memory, in bytes."""
+
+    parameters: int
+    """parameters and buffers"""
+    gradients: int
+    optimizer: int
+    activations: int
+    """saved for backward, times the micro-batches in flight; boundary values held for inference"""
+    workspace: int
+    """the largest set of tensors alive while one layer runs, beyond what is saved"""
+    communication: int
+    """receive buffers, and outputs kept until they are sent or joined"""
+
+    @property
+    def total(self) -> int:
+        """Sum of all terms."""
+        return (
+            self.parameters + self.gradients + self.optimizer
+            + self.activations + self.workspace + self.communication
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What one device (or device group) runs in one go.  Times are for one micro-batch."""
+
+    index: int
+    devices: tuple[str, ...]
+    layers: tuple[str, ...]
+    tensor_parallel: int = 1
+    data_parallel: int = 1
+    recompute: bool = False
+    parameter_bytes: int
+    peak_bytes: int
+    capacity_bytes: int
+    forward_seconds: float
+    backward_seconds: float
+    optimizer_seconds: float
+    """once per step; with the exchange of tied weights' gradients"""
+    utilisation: float
+    """computing time / step time"""
+    memory: Memory
+
+    def __post_init__(self) -> None:
+        if not self.devices or not self.layers:
+            raise ValueError(f"stage {self.index} needs a device and a layer")
+        if self.peak_bytes != self.memory.total:
+            raise ValueError(f"stage {self.index}: peak_bytes is not the sum of its terms")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Transfer:
+    """One tensor crossing from a stage to the next, once per micro-batch, forward; seconds are of one crossing.
+
+    A value that skips stages is relayed: it has one transfer per boundary.
+    """
+
+    tensor: str
+    from_stage: int
+    to_stage: int
+    bytes: int
+    seconds: float
+    codec: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The order in which stages run micro-batches."""
+
+    name: ScheduleName
+    num_microbatches: int
+    warmup: tuple[int, ...]
+    """per stage, forward micro-batches before its first backward (training); 0 for inference"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """What a step will take, from the simulation of its schedule."""
+
+    step_seconds: float
+    latency_seconds: float
+    """of one micro-batch through all stages, forward"""
+    throughput_per_second: float
+    """samples"""
+    bubble_fraction: float
+    """idle share of the used devices' time"""
+    cost_per_million: float | None
+    """US dollars of rent per million samples, if every device used has a rent"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proof:
+    """How good the plan is: nothing that fits can be faster than ``bound_seconds``."""
+
+    objective_seconds: float
+    bound_seconds: float
+    bound: str
+    """name of the bound"""
+    gap: float
+    """objective / bound - 1"""
+    outcome: Literal["proven", "feasible", "unproven-baseline"]
+    solver: str
+    solve_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Excluded:
+    """A device that the plan leaves out, and why."""
+
+    device: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanWarning:
+    """Something the user should know, with what to do about it."""
+
+    code: str
+    message: str
+    suggestion: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """What a simpler way would give; ``factor`` is its step time / the plan's."""
+
+    name: Method | Literal["single-device"]
+    description: str
+    fits: bool
+    step_seconds: float | None
+    factor: float | None
+    reason: str
+    """why it does not fit, else empty"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where the times come from."""
+
+    profile: Literal["measured", "estimated", "mixed"]
+    bases: tuple[str, ...]
+    """one line per kind: 'cpu-1t: measured, torch 2.13.0, 5 repeats'"""
+    links: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The whole answer; its JSON is the product's stable format."""
+
+    format_version: Literal[1] = 1
+    verdict: str
+    model: ModelSummary
+    job: Job
+    cluster: Cluster
+    stages: tuple[Stage, ...]
+    transfers: tuple[Transfer, ...]
+    schedule: Schedule
+    prediction: Prediction
+    proof: Proof
+    baselines: tuple[Baseline, ...]
+    excluded: tuple[Excluded, ...]
+    warnings: tuple[PlanWarning, ...]
+    origin: Origin
+
+    def __post_init__(self) -> None:
+        if [stage.index for stage in self.stages] != list(range(len(self.stages))) or not self.stages:
+            raise ValueError("stages must be numbered from 0")
+        known = {device.name for device in self.cluster.devices}
+        used = [name for stage in self.stages for name in stage.devices]
+        left_out = [excluded.device for excluded in self.excluded]
+        if not known.issuperset(used) or sorted(used + left_out) != sorted(known):
+            raise ValueError("every device is used once or excluded with a reason")
+        if sum(len(stage.layers) for stage in self.stages) != self.model.num_layers:
+            raise ValueError("the stages' layers do not add up to the model's")
