@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Cluster", "Device", "Figure", "Kind", "Link", "Peak"]
+__all__ = ["Cluster", "Device", "Figure", "Kind", "Link", "LinkKind", "Peak"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +46,18 @@ class Kind:
     tdp_watts: Figure | None = None
     price_usd: Figure | None = None
     rent_usd_per_hour: Figure | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkKind:
+    """A way to join two devices.  Units: seconds, bytes per second; ``efficiency`` is a share."""
+
+    name: str
+    latency_seconds: Figure
+    bandwidth_bytes_per_second: Figure
+    """the data sheet's, one direction"""
+    efficiency: Figure
+    """what large messages reach of it"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +135,8 @@ class Cluster:
 
     devices: tuple[Device, ...]
     links: tuple[Link, ...] = field(default=())
+    kinds: tuple[Kind, ...] = field(default=())
+    """kinds of the user's own; all others are in the catalogue"""
 
     def __post_init__(self) -> None:
         if not self.devices:

@@ -25,6 +25,8 @@ class StageMeasurement:
     utilisation: float
     peak_bytes: int
     """growth of the process's resident memory (cpu) or of the allocator's peak (cuda) over the steps, weights included"""
+    memory_origin: str = ""
+    """how ``peak_bytes`` was measured"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class SingleRun:
     median_step_seconds: float
     throughput_per_second: float
     peak_bytes: int
+    memory_origin: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

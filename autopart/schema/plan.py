@@ -78,9 +78,13 @@ class Stage:
     backward_seconds: float
     optimizer_seconds: float
     """once per step; with the exchange of tied weights' gradients"""
+    exchanges_with: tuple[int, ...] = ()
+    """stages that hold a copy of one of its tied weights; in training they exchange gradients once per step"""
     utilisation: float
     """computing time / step time"""
     memory: Memory
+    weights: tuple[str, ...] = ()
+    """names of the parameters and buffers it holds, a tied one under its first name; empty if not recorded"""
 
     def __post_init__(self) -> None:
         if not self.devices or not self.layers:
@@ -101,6 +105,8 @@ class Transfer:
     to_stage: int
     bytes: int
     seconds: float
+    backward_seconds: float = 0.0
+    """of its gradient's way back; 0 in inference and for values without gradient"""
     codec: Literal["none"] = "none"
 
 

@@ -1,0 +1,50 @@
+"""Model → Program: capture with torch.export, group into layers, cost on fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from autopart.errors import TracingError
+from autopart.program import Program
+from autopart.tracing.capture import capture, training_mode
+from autopart.tracing.describing import describe, fingerprint
+from autopart.tracing.grouping import constant_nodes, group_nodes
+
+__all__ = ["batch_size_of", "fingerprint", "trace", "training_mode"]
+
+
+def trace(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *, training: bool, name: str = ""
+) -> Program:
+    """The model as layers with costs, for the shapes of these inputs and this training flag.
+
+    Nothing is allocated, the model is left as it was, and its weights may be on the meta device.
+
+    Raises:
+        TracingError: the model cannot be captured, or it computes nothing.
+    """
+    kwargs = kwargs or {}
+    captured = capture(model, args, kwargs, training=training)
+    constants = constant_nodes(captured.graph)
+    for node in constants:
+        node.meta["constant"] = True
+    groups = group_nodes(captured.graph, constants)
+    if not groups:
+        raise TracingError(f"{type(model).__name__} computes nothing from its inputs; there is nothing to place")
+    return describe(
+        model, captured, groups, name=name or type(model).__name__, training=training,
+        batch_size=batch_size_of(args, kwargs),
+    )  # fmt: skip
+
+
+def batch_size_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
+    """Samples of a call: the first dimension of its first tensor, 1 if there is none."""
+    for leaf in pytree.tree_leaves((args, dict(kwargs))):
+        if isinstance(leaf, torch.Tensor) and leaf.dim():
+            return int(leaf.shape[0])
+    return 1

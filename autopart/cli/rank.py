@@ -1,0 +1,154 @@
+"""One rank of ``autopart run``, started by torch's launcher: ``python -m autopart.cli.rank SPEC.json``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.utils import _pytree as pytree
+
+import autopart
+from autopart import running
+from autopart.errors import AutopartError
+from autopart.modelsource import Source, load, with_batch
+from autopart.running import Batch, RankFailure, RankResult, RankSpec
+from autopart.schema import store
+from autopart.schema.plan import Plan
+from autopart.tracing import trace
+
+__all__ = ["main"]
+
+_OWN = str(Path(autopart.__file__).parent)
+_STDLIB = str(Path(traceback.__file__).parent)
+
+
+def main(arguments: list[str]) -> int:
+    """Does what the spec says and leaves a result or a failure in its directory; returns the exit code."""
+    running.end_with_parent(signal.SIGKILL)
+    spec = store.load(RankSpec, arguments[0])
+    rank = int(os.environ.get("RANK", "0"))
+    try:
+        result = WORK[spec.mode](spec, store.load_plan(spec.plan_path), rank)
+    except Exception as error:
+        traceback.print_exc()
+        store.save(_failure(error, rank, spec.devices[rank]), running.failure_path(spec.directory, rank))
+        return 1
+    store.save(result, running.result_path(spec.directory, rank))
+    return 0
+
+
+def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
+    """One stage of the plan."""
+    planned, device = plan.cluster.device(spec.devices[rank]), running.stage_device(plan, rank)
+    torch.set_num_threads(planned.num_threads or 1)
+    source = _load(spec, plan)
+    piece = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
+    training = plan.job.mode == "train"
+    program = trace(source.model, piece.args, piece.kwargs, training=training, name=source.name)
+    running.join_group(device, spec.group_timeout_seconds)
+    pipeline = running.DistributedPipeline(
+        program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
+        stopwatch=running.stopwatch_for(device, planned.speed),
+    )
+    here = running.stage_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
+    running.drop_weights(source.model, keep=set(here))
+    meter = running.meter_for(device, pipeline.weights().values())
+    result = running.run_steps(
+        pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
+        training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
+    )
+    dist.destroy_process_group()
+    return result
+
+
+def _run_whole(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
+    """The unsplit model as its author wrote it, the whole batch at once."""
+    planned = plan.cluster.device(spec.devices[rank])
+    device = torch.device(planned.torch_device or "cpu")
+    torch.set_num_threads(planned.num_threads or 1)
+    source = _load(spec, plan)
+    training = plan.job.mode == "train"
+    model = source.model.train(training).to(device)
+    unsplit = running.UnsplitModel(
+        model, plan.job.mode, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
+        stopwatch=running.stopwatch_for(device, planned.speed),
+    )
+    meter = running.meter_for(device, [*model.parameters(), *model.buffers()])
+    return running.run_steps(
+        unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
+        training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),
+    )
+
+
+WORK: dict[str, Callable[[RankSpec, Plan, int], RankResult]] = {"pipeline": _run_stage, "single": _run_whole}
+
+
+def _load(spec: RankSpec, plan: Plan) -> Source:
+    torch.set_num_interop_threads(1)
+    source = load(spec.source, dtype=plan.job.dtype, seed=spec.seed, directory=spec.source_directory)
+    torch.manual_seed(spec.seed)  # from here on every rank draws the same numbers, whatever the model's code drew
+    return with_batch(source, plan.job.batch)
+
+
+def _batch(source: Source, device: torch.device) -> Batch:
+    def placed(leaf: Any) -> Any:
+        return leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf
+
+    args, kwargs, target = pytree.tree_map(placed, (source.args, source.kwargs, source.targets))
+    return Batch(args=args, kwargs=kwargs, target=target)
+
+
+def _counter(spec: RankSpec, rank: int) -> Callable[[], None]:
+    """Tells whoever waits that a step is done."""
+
+    def done() -> None:
+        if rank == 0:
+            with running.progress_path(spec.directory).open("ab") as file:
+                file.write(b".")
+
+    return done
+
+
+def _failure(error: Exception, rank: int, device: str) -> RankFailure:
+    now_seconds = time.time()
+    origin = _origin(error)
+    lines = [line.strip() for line in str(origin).splitlines() if line.strip()]
+    is_ours = isinstance(origin, AutopartError)
+    return RankFailure(
+        rank=rank,
+        device=device,
+        kind=type(origin).__name__,
+        message=lines[0] if lines else "no message",
+        detail=origin.detail if isinstance(origin, AutopartError) else "\n".join([*_their_lines(origin), *lines[1:]]),
+        is_usage=is_ours,
+        unix_seconds=now_seconds,
+    )
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The user's exception: torch's stage wraps it in one that lists the shapes of the arguments."""
+    while isinstance(error, RuntimeError) and "failed to run" in str(error).lower() and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _their_lines(error: BaseException) -> list[str]:
+    """The traceback without autopart's, torch's and Python's own frames; the last three frames if none is left."""
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [
+        frame for frame in frames
+        if not frame.filename.startswith((_OWN, _STDLIB, "<")) and "site-packages" not in frame.filename
+    ]
+    return "".join(traceback.format_list(theirs or frames[-3:])).rstrip().splitlines()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

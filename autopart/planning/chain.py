@@ -1,0 +1,157 @@
+"""The chain's dynamic program: exact where the vectors of used devices can be listed, else over some of them.
+
+It gives the integer program its first incumbent, and the tests their oracle.  F[k, h, c] is the least sum of weights of
+stages that cover boundaries k .. end, use c[g] devices of every group g, and come after a stage on group h:
+
+    F[end, h, 0] = 0
+    F[k, h, c] = min over arcs (k -> j on g after h) of  weight + F[j, g, c - e_g]
+
+The number of stages from here to the end is sum(c), so 1F1B's memory rule needs no state of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autopart.planning.arcs import Arcs, Instance
+
+__all__ = ["Path", "best_path", "count_vectors", "is_exact", "path_objective"]
+
+MAX_VECTORS = 600
+"""more count vectors than that are not listed in full"""
+
+Path = tuple[int, ...]
+"""indices of arcs, from first stage to last"""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+
+def is_exact(counts: tuple[int, ...]) -> bool:
+    """Whether all vectors of used devices are gone through."""
+    return math.prod(count + 1 for count in counts) <= MAX_VECTORS
+
+
+def count_vectors(counts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """Vectors of used devices, fewest devices first.
+
+    All of them if they are few.  Else those in which the groups follow one another in blocks, the later blocks full,
+    for up to 24 orders of the groups: a plan of such vectors is a good one, not a proven one.
+    """
+    if is_exact(counts):
+        vectors = set(itertools.product(*(range(count + 1) for count in counts)))
+    else:
+        vectors = set()
+        for order in itertools.islice(itertools.permutations(range(len(counts))), 24):
+            vector = [0] * len(counts)
+            vectors.add(tuple(vector))
+            for group in order:
+                for _ in range(counts[group]):
+                    vector[group] += 1
+                    vectors.add(tuple(vector))
+    return tuple(sorted(vectors, key=lambda vector: (sum(vector), vector)))
+
+
+def path_objective(instance: Instance, arcs: Arcs, path: Path) -> float:
+    """Objective of a path: sum of weights + repeats * largest stage time."""
+    chosen = list(path)
+    return float(arcs.weight[chosen].sum() + instance.repeats * arcs.seconds[chosen].max())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Table:
+    """F and the arc that attains it, [boundary, group before, vector]; the source has a row of its own."""
+
+    sums: Floats
+    choice: Ints
+
+
+def _fill(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...]) -> _Table:
+    num_groups, end = instance.num_groups, instance.end
+    position = {vector: index for index, vector in enumerate(vectors)}
+    after = _after_one(vectors, position, num_groups)
+    sizes = np.asarray([sum(vector) for vector in vectors])
+    sums = np.full((end + 1, num_groups + 1, len(vectors) + 1), np.inf)
+    choice = np.full((end + 1, num_groups + 1, len(vectors)), -1, dtype=np.int64)
+    sums[end, :, position[(0,) * num_groups]] = 0.0
+    in_flight = np.minimum(instance.num_microbatches, sizes)
+    bound_by_memory = bool(len(arcs)) and bool((arcs.most_in_flight < min(in_flight.max(), sizes.max())).any())
+    keys = arcs.first * (num_groups + 1) + arcs.before
+    for key in sorted(set(keys.tolist()), reverse=True):
+        first, before = divmod(key, num_groups + 1)
+        low, high = np.searchsorted(keys, [key, key + 1])
+        group, last = arcs.group[low:high], arcs.last[low:high]
+        totals = arcs.weight[low:high, None] + sums[last[:, None], group[:, None], after[group]]
+        if bound_by_memory:
+            totals[arcs.most_in_flight[low:high, None] < in_flight[None, :]] = np.inf
+        best = totals.argmin(axis=0)
+        sums[first, before, :-1] = totals[best, np.arange(len(vectors))]
+        choice[first, before] = low + best
+    return _Table(sums=sums, choice=choice)
+
+
+def _after_one(
+    vectors: tuple[tuple[int, ...], ...], position: dict[tuple[int, ...], int], num_groups: int
+) -> Ints:
+    """Index of every vector less one device of a group; one past the last where that is not listed."""
+    after = np.full((num_groups, len(vectors)), len(vectors), dtype=np.int64)
+    for index, vector in enumerate(vectors):
+        for group in range(num_groups):
+            fewer = (*vector[:group], vector[group] - 1, *vector[group + 1 :])
+            after[group, index] = position.get(fewer, len(vectors))
+    return after
+
+
+def _walk(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...], table: _Table, vector: int) -> Path:
+    position = {vector: index for index, vector in enumerate(vectors)}
+    left = list(vectors[vector])
+    boundary, before = 0, instance.num_groups
+    path = []
+    while boundary != instance.end:
+        arc = int(table.choice[boundary, before, position[tuple(left)]])
+        path.append(arc)
+        boundary, before = int(arcs.last[arc]), int(arcs.group[arc])
+        left[before] -= 1
+    return tuple(path)
+
+
+def best_path(
+    instance: Instance, *, at_least: tuple[int, ...] | None = None, below: float = math.inf, tolerance: float = 1e-6
+) -> Path:
+    """Arcs (of ``instance.arcs``) of a path with the least objective, or () if there is none below ``below``.
+
+    Least up to ``tolerance`` if ``is_exact``, else merely good.  ``at_least``: devices of every group that it must
+    use.  The threshold on the stage time comes down as in ``bounds.prove``.
+    """
+    vectors = count_vectors(instance.counts)
+    allowed = np.asarray([
+        sum(vector) > 0
+        and (instance.num_stages is None or sum(vector) == instance.num_stages)
+        and all(used >= need for used, need in zip(vector, at_least or (0,) * len(vector), strict=True))
+        for vector in vectors
+    ])
+    best: Path = ()
+    target, threshold = below, math.inf
+    while True:
+        indices = np.flatnonzero(instance.arcs.seconds < threshold)
+        arcs = instance.arcs.keep(instance.arcs.seconds < threshold)
+        table = _fill(instance, arcs, vectors)
+        totals = np.where(allowed, table.sums[0, instance.num_groups, :-1], np.inf)
+        vector = int(totals.argmin())
+        if not np.isfinite(totals[vector]):
+            return best
+        path = _walk(instance, arcs, vectors, table, vector)
+        objective = path_objective(instance, arcs, path)
+        if objective < target:
+            best = tuple(int(indices[arc]) for arc in path)
+            target = objective * (1 - tolerance)
+        if not instance.repeats:
+            return best
+        threshold = min(threshold, (target - float(totals[vector])) / instance.repeats)
+        if threshold < instance.floor_seconds:
+            return best

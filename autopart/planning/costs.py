@@ -1,0 +1,164 @@
+"""What a layout costs: every stage's times, by adding up its layers, and the objective of the whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopart.planning.groups import link_between
+from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.schema.device import Cluster, Device
+from autopart.schema.graph import Graph
+from autopart.schema.job import Job, ScheduleName
+from autopart.schema.plan import Memory
+from autopart.schema.problem import Candidate
+from autopart.units import format_bytes
+
+__all__ = ["Layout", "StageCost", "layout_costs", "misfit", "objective_seconds"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """A way to place the model: stage s runs layers boundaries[s] .. boundaries[s + 1] - 1 on devices[s]."""
+
+    num_microbatches: int
+    schedule: ScheduleName
+    boundaries: tuple[int, ...]
+    devices: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        assert len(self.boundaries) == len(self.devices) + 1, "a stage per device"
+        assert list(self.boundaries) == sorted(set(self.boundaries)), "boundaries ascend"
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages."""
+        return len(self.devices)
+
+    @property
+    def stages(self) -> tuple[tuple[int, int, str], ...]:
+        """(first layer, one past the last, device) of every stage."""
+        return tuple(zip(self.boundaries, self.boundaries[1:], self.devices, strict=False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """Times of one stage; all but the optimizer's are of one micro-batch."""
+
+    forward_seconds: float
+    backward_seconds: float
+    receive_seconds: float
+    """the values of its first boundary"""
+    return_seconds: float
+    """their gradients' way back to the stage before"""
+    optimizer_seconds: float
+    """once per step, with the exchange of tied weights' gradients"""
+    exchanges_with: tuple[int, ...]
+    memory: Memory
+    capacity_bytes: int
+
+    @property
+    def stage_seconds(self) -> float:
+        """What one micro-batch occupies the stage for: computing, and its incoming boundary in both directions."""
+        return self.forward_seconds + self.backward_seconds + self.receive_seconds + self.return_seconds
+
+
+def objective_seconds(costs: tuple[StageCost, ...], num_microbatches: int, *, latency: bool = False) -> float:
+    """Sum of stage times + (M - 1) times the largest + the first stage's optimizer; for latency without the middle.
+
+    The first stage is the last to finish its backwards; the other stages' optimizers are over by then.
+    """
+    times = [cost.stage_seconds for cost in costs]
+    repeated = 0.0 if latency else (num_microbatches - 1) * max(times)
+    return sum(times) + repeated + costs[0].optimizer_seconds
+
+
+def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -> tuple[StageCost, ...]:
+    """The cost of every stage of a layout; memory is told, not enforced (see ``misfit``).
+
+    Raises:
+        KeyError: two neighbouring stages lie on devices that no link connects.
+    """
+    rules = Rules.of(job, layout.schedule, layout.num_microbatches)
+    exchanges = _exchanges(candidate.graph, cluster, layout) if rules.training else {}
+    return tuple(
+        _stage_cost(candidate, cluster, rules, layout, index, exchanges) for index in range(layout.num_stages)
+    )
+
+
+def _stage_cost(
+    candidate: Candidate, cluster: Cluster, rules: Rules, layout: Layout, index: int,
+    exchanges: dict[tuple[int, int], float],
+) -> StageCost:
+    first, last, name = layout.stages[index]
+    device = cluster.device(name)
+    kind = candidate.profile.kind(device.kind)
+    receive = back = 0.0
+    if index:
+        receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first)
+    training = rules.training
+    return StageCost(
+        forward_seconds=sum(kind.forward_seconds[first:last]) / device.speed,
+        backward_seconds=sum(kind.backward_seconds[first:last]) / device.speed if training else 0.0,
+        receive_seconds=receive,
+        return_seconds=back if training else 0.0,
+        optimizer_seconds=(
+            sum(kind.optimizer_seconds[first:last]) / device.speed
+            + sum(seconds for pair, seconds in exchanges.items() if index in pair)
+        ) if training else 0.0,
+        exchanges_with=tuple(sorted(sum(pair) - index for pair in exchanges if index in pair)),
+        memory=stage_memory(
+            stage_facts(candidate.graph, first, last), rules, num_in_flight(rules, layout.num_stages, index)
+        ),
+        capacity_bytes=device.memory_bytes,
+    )
+
+
+def _boundary_seconds(
+    graph: Graph, cluster: Cluster, source: str, target: Device, boundary: int
+) -> tuple[float, float]:
+    """Time of all values across a boundary, and of their gradients back; one message each."""
+    link = cluster.link(cluster.device(source), target)
+    values = graph.crossing(boundary)
+    forward = sum(link.seconds(value.bytes) for value in values)
+    return forward, sum(link.seconds(value.bytes) for value in values if value.differentiable)
+
+
+def _exchanges(graph: Graph, cluster: Cluster, layout: Layout) -> dict[tuple[int, int], float]:
+    """Seconds per step that pairs of stages spend on the gradients of weights both hold: latency + 2 bytes / rate.
+
+    The stage of a weight's first user exchanges with the stage of every other user; devices without a link go over
+    the stages between, which costs the sum of their links.
+    """
+    users: dict[int, list[int]] = {}
+    for stage, (first, last, _) in enumerate(layout.stages):
+        for weight in sorted({weight for layer in graph.layers[first:last] for weight in layer.weights}):
+            users.setdefault(weight, []).append(stage)
+    seconds: dict[tuple[int, int], float] = {}
+    for weight, stages in users.items():
+        if graph.weights[weight].trainable and not graph.weights[weight].is_buffer:
+            for other in stages[1:]:
+                pair = (stages[0], other)
+                spent = _exchange_seconds(cluster, layout, pair, graph.weights[weight].bytes)
+                seconds[pair] = seconds.get(pair, 0.0) + spent
+    return seconds
+
+
+def _exchange_seconds(cluster: Cluster, layout: Layout, pair: tuple[int, int], num_bytes: int) -> float:
+    ends = [cluster.device(layout.devices[stage]) for stage in pair]
+    direct = link_between(cluster, ends[0], ends[1])
+    if direct is not None:
+        return direct.seconds(2 * num_bytes)
+    path = [cluster.device(name) for name in layout.devices[pair[0] : pair[1] + 1]]
+    return sum(cluster.link(one, other).seconds(2 * num_bytes) for one, other in zip(path, path[1:], strict=False))
+
+
+def misfit(costs: tuple[StageCost, ...], layout: Layout) -> str:
+    """Why a layout breaks a memory cap, or an empty string if it fits."""
+    for cost, device in zip(costs, layout.devices, strict=True):
+        short_bytes = cost.memory.total - cost.capacity_bytes
+        if short_bytes > 0:
+            return (
+                f"{device} is short by {format_bytes(short_bytes)}: needs {format_bytes(cost.memory.total)}, "
+                f"has {format_bytes(cost.capacity_bytes)}"
+            )
+    return ""

@@ -1,0 +1,152 @@
+"""The facts of every possible stage of a chain, as arrays over (first boundary, last boundary).
+
+The same figures as ``memory.stage_facts`` and ``costs.layout_costs`` give for one stage, for all stages at once:
+running sums along the layers instead of going through them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autopart.planning.memory import StageFacts
+from autopart.schema.device import Link
+from autopart.schema.graph import Graph
+
+__all__ = ["MAX_BOUNDARIES", "choose_boundaries", "facts_table", "receive_seconds", "running_seconds"]
+
+MAX_BOUNDARIES = 200
+"""more possible cuts than that are thinned out: the arcs of the integer program grow with the square"""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+def choose_boundaries(graph: Graph, layer_seconds: Floats, limit: int = MAX_BOUNDARIES) -> tuple[int, ...]:
+    """0, the cuts that the planner may use, and the number of layers: all legal cuts if they are few.
+
+    Otherwise the layers are merged into ``limit - 1`` items of about equal time, each ending at the legal cut of its
+    window that fewest bytes cross; a cut between items is a cut between layers, so nothing needs expanding.
+    """
+    num_layers = len(graph.layers)
+    cuts = sorted(set(graph.legal_cuts))
+    if len(cuts) + 2 <= limit:
+        return (0, *cuts, num_layers)
+    elapsed = np.concatenate(([0.0], np.cumsum(layer_seconds + layer_seconds.sum() * 1e-9)))
+    crossing = crossing_bytes(graph)
+    best: dict[int, int] = {}
+    for cut in cuts:
+        window = int(elapsed[cut] / elapsed[-1] * (limit - 2))
+        if window not in best or crossing[cut] < crossing[best[window]]:
+            best[window] = cut
+    return (0, *sorted(best.values()), num_layers)
+
+
+def across(graph: Graph, amounts: Sequence[int]) -> Ints:
+    """At every boundary 0 .. number of layers the sum of ``amounts`` (one per value) over the values that cross it."""
+    change = np.zeros(len(graph.layers) + 2, dtype=np.int64)
+    for value, amount in zip(graph.values, amounts, strict=True):
+        change[value.producer + 1] += amount
+        change[value.consumers[-1] + 1] -= amount
+    return np.cumsum(change)[:-1]
+
+
+def crossing_bytes(graph: Graph, *, gradients: bool = False) -> Ints:
+    """Bytes that cross every boundary: of all values, or of the gradients of the differentiable ones."""
+    return across(graph, [value.bytes if value.differentiable or not gradients else 0 for value in graph.values])
+
+
+def receive_seconds(graph: Graph, link: Link, boundaries: tuple[int, ...], *, gradients: bool) -> Floats:
+    """Of every boundary: its values over the link, one message each, and their gradients back if wanted."""
+    messages = across(graph, [1 + (value.differentiable and gradients) for value in graph.values])
+    num_bytes = crossing_bytes(graph) + (crossing_bytes(graph, gradients=True) if gradients else 0)
+    seconds = messages * link.latency_seconds + num_bytes / link.bandwidth_bytes_per_second
+    return np.asarray(seconds, dtype=np.float64)[list(boundaries)]
+
+
+def running_seconds(seconds: tuple[float, ...], boundaries: tuple[int, ...]) -> Floats:
+    """Entry [a, b]: time of the layers from boundary a to boundary b; negative where b < a."""
+    elapsed = np.concatenate(([0.0], np.cumsum(np.asarray(seconds, dtype=np.float64))))[list(boundaries)]
+    return elapsed[None, :] - elapsed[:, None]
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Sums and maxima for stages that start at each layer and end where the sweep stands."""
+
+    weights: Ints
+    trainable: Ints
+    largest_trainable: Ints
+    largest_tied: Ints
+    saved: Ints
+    largest_peak: Ints
+
+
+def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
+    """Stage facts as arrays [a, b] over the boundaries; only entries with a < b mean something."""
+    starts = np.asarray(boundaries)
+    size = len(boundaries)
+    fields = ("weights", "trainable", "largest_trainable", "largest_tied", "saved", "largest_peak")
+    tables = {name: np.zeros((size, size), dtype=np.int64) for name in fields}
+    columns = _Columns(*(np.zeros(len(graph.layers) + 1, dtype=np.int64) for _ in fields))
+    previous_user = [-1] * len(graph.weights)
+    column_of = {boundary: column for column, boundary in enumerate(boundaries)}
+    num_users = _num_users(graph)
+    for index in range(len(graph.layers)):
+        _take_layer(columns, graph, index, previous_user, num_users)
+        if index + 1 in column_of:
+            for name in fields:
+                tables[name][:, column_of[index + 1]] = getattr(columns, name)[starts]
+    edges = crossing_bytes(graph)[starts]
+    gradient_edges = crossing_bytes(graph, gradients=True)[starts]
+    return StageFacts(
+        **tables,
+        kept=_kept(graph, boundaries),
+        incoming=np.repeat(edges[:, None], size, axis=1),
+        incoming_gradient=np.repeat(gradient_edges[:, None], size, axis=1),
+        outgoing=np.repeat(edges[None, :], size, axis=0),
+        outgoing_gradient=np.repeat(gradient_edges[None, :], size, axis=0),
+        is_first=np.repeat((starts == 0)[:, None], size, axis=1),
+        is_last=np.repeat((starts == len(graph.layers))[None, :], size, axis=0),
+    )
+
+
+def _num_users(graph: Graph) -> list[int]:
+    counts = [0] * len(graph.weights)
+    for layer in graph.layers:
+        for index in set(layer.weights):
+            counts[index] += 1
+    return counts
+
+
+def _take_layer(
+    columns: _Columns, graph: Graph, index: int, previous_user: list[int], num_users: list[int]
+) -> None:
+    """Add layer ``index`` to all stages that start at or before it; a tied weight counts once per stage."""
+    layer = graph.layers[index]
+    columns.saved[: index + 1] += layer.saved_bytes
+    np.maximum(columns.largest_peak[: index + 1], layer.peak_bytes, out=columns.largest_peak[: index + 1])
+    for number in sorted(set(layer.weights)):
+        weight = graph.weights[number]
+        new = slice(previous_user[number] + 1, index + 1)
+        columns.weights[new] += weight.bytes
+        if weight.trainable and not weight.is_buffer:
+            columns.trainable[new] += weight.bytes
+            np.maximum(columns.largest_trainable[new], weight.bytes, out=columns.largest_trainable[new])
+            if num_users[number] > 1:
+                np.maximum(columns.largest_tied[new], weight.bytes, out=columns.largest_tied[new])
+        previous_user[number] = index
+
+
+def _kept(graph: Graph, boundaries: tuple[int, ...]) -> Ints:
+    """Entry [a, b]: bytes of the values made between boundaries a and b that cross b."""
+    starts = np.asarray(boundaries)
+    kept = np.zeros((len(boundaries), len(boundaries)), dtype=np.int64)
+    for value in graph.values:
+        crossed = np.flatnonzero((starts > value.producer) & (starts <= value.consumers[-1]))
+        begun = int(np.searchsorted(starts, value.producer, side="right"))
+        kept[:begun, crossed] += value.bytes
+    return kept

@@ -1,0 +1,99 @@
+"""The cluster that the user means, from a device list or a file, with caps on memory and a link for every pair."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from autopart.errors import DeviceError, UsageError
+from autopart.profiling.catalogue import kind
+from autopart.profiling.clusterfile import read_cluster_file
+from autopart.profiling.devicelist import read_devices
+from autopart.profiling.linkrules import assumed_links
+from autopart.schema.device import Cluster, Device
+from autopart.units import format_bytes, parse_bytes
+
+__all__ = ["read_cluster"]
+
+
+def read_cluster(
+    devices: str | Sequence[str] | Cluster | None = None,
+    *,
+    max_memory: str | Sequence[str] = (),
+    cluster_file: Path | None = None,
+) -> Cluster:
+    """The devices to plan for and the rules of their links, every pair covered.
+
+    >>> cluster = read_cluster("2xt4", max_memory="t4=12GiB")
+    >>> [(device.name, device.memory_bytes) for device in cluster.devices]
+    [('t4:0', 12884901888), ('t4:1', 12884901888)]
+
+    Args:
+        devices: a comma list or several (see ``read_devices``), a cluster, or None for all that is here.
+        max_memory: caps, ``cuda:0=20GiB`` for a device or ``t4=12GiB`` for all of a kind; a comma list or several.
+        cluster_file: a YAML file instead of ``devices``.
+
+    Raises:
+        DeviceError: a device is unknown, absent or named twice, or the file makes no sense.
+        FileFormatError: the file cannot be read.
+        UsageError: a cap makes no sense, or is above what the device has.
+    """
+    if devices is not None and cluster_file is not None:
+        raise UsageError(f"devices are given twice, as a list and in {cluster_file}; give one of them")
+    if isinstance(devices, Cluster):
+        cluster = devices
+    elif cluster_file is not None:
+        cluster = read_cluster_file(cluster_file)
+    else:
+        cluster = Cluster(devices=read_devices("auto" if devices is None else devices))
+    assumed = tuple(link for link in assumed_links(cluster) if link not in cluster.links)
+    covered = dataclasses.replace(cluster, links=cluster.links + assumed)
+    return _with_caps(covered, _read_caps(max_memory))
+
+
+def _read_caps(max_memory: str | Sequence[str]) -> Mapping[str, int]:
+    lists = (max_memory,) if isinstance(max_memory, str) else tuple(max_memory)
+    caps: dict[str, int] = {}
+    for word in (word.strip() for part in lists for word in part.split(",")):
+        name, equals, size = (part.strip() for part in word.partition("="))
+        if not name or not equals:
+            raise UsageError(f"the memory cap {word!r} must be DEVICE=SIZE; write for example cuda:0=20GiB or t4=12GiB")
+        if name in caps:
+            raise UsageError(f"the memory of {name} is capped twice; keep one of the caps")
+        caps[name] = parse_bytes(size)
+    return caps
+
+
+def _with_caps(cluster: Cluster, caps: Mapping[str, int]) -> Cluster:
+    """Caps of kinds first, so that a cap of a device outdoes that of its kind."""
+    by_name = {name: cap for name, cap in caps.items() if any(device.name == name for device in cluster.devices)}
+    by_kind = {_kind_meant(name, cluster): cap for name, cap in caps.items() if name not in by_name}
+    capped = tuple(
+        _with_cap(device, cap) if (cap := by_name.get(device.name, by_kind.get(device.kind))) else device
+        for device in cluster.devices
+    )
+    return dataclasses.replace(cluster, devices=capped)
+
+
+def _kind_meant(name: str, cluster: Cluster) -> str:
+    kinds = {device.kind for device in cluster.devices}
+    if name in kinds:
+        return name
+    try:
+        meant = kind(name).name
+    except DeviceError:
+        meant = ""
+    if meant not in kinds:
+        names = ", ".join(dict.fromkeys(device.name for device in cluster.devices[:12]))
+        raise UsageError(f"the memory cap of {name!r} fits no device; devices are {names}")
+    return meant
+
+
+def _with_cap(device: Device, cap_bytes: int) -> Device:
+    if cap_bytes > device.memory_bytes:
+        raise UsageError(
+            f"the memory cap of {device.name}, {format_bytes(cap_bytes)}, is above the "
+            f"{format_bytes(device.memory_bytes)} it has ({device.memory_origin}); give less, or no cap"
+        )
+    return dataclasses.replace(device, memory_bytes=cap_bytes, memory_origin="cap given by the user")

@@ -1,0 +1,86 @@
+"""The numbers behind a plan in words: the sum that makes the step, each stage's terms, what each cut costs."""
+
+from __future__ import annotations
+
+from autopart.reporting.tables import facts, heading, percent, table
+from autopart.schema.explanation import CutTerms, Explanation, StageTerms
+from autopart.units import format_bytes, format_seconds
+
+__all__ = ["explanation_text"]
+
+
+def explanation_text(explanation: Explanation) -> str:
+    """Where the time of a step and the memory of every device go."""
+    paragraphs = (
+        heading("Step", _step(explanation)),
+        heading("Time of one micro-batch (optimizer: once per step)", _stage_times(explanation)),
+        heading("Cuts", _cuts(explanation)),
+        heading("Memory", _memory(explanation)),
+    )
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def _step(explanation: Explanation) -> str:
+    bottleneck = explanation.stages[explanation.bottleneck]
+    more = explanation.num_microbatches - 1
+    return facts([
+        ("one micro-batch", f"{format_seconds(explanation.one_microbatch_seconds)}: all stages one after another"),
+        (f"{more} more", f"{format_seconds(explanation.repeated_seconds)}: each takes stage {bottleneck.index} "
+                         f"({', '.join(bottleneck.devices)}), the slowest, {format_seconds(bottleneck.stage_seconds)}"),
+        ("once per step", f"{format_seconds(explanation.once_seconds)}: optimizer"),
+        ("objective", f"{format_seconds(explanation.objective_seconds)}: their sum"),
+        ("simulated", f"{format_seconds(explanation.step_seconds)}: the schedule, event by event"),
+        ("bubble", f"{percent(explanation.bubble_fraction)} of the devices' time is waiting"),
+    ])
+
+
+def _stage_times(explanation: Explanation) -> str:
+    headers = ("stage", "device", "layers", "forward", "backward", "receive", "all", "slack", "optimizer")
+    rows = [
+        (str(stage.index), ", ".join(stage.devices), _layers(stage),
+         *map(format_seconds, (stage.forward_seconds, stage.backward_seconds, stage.receive_seconds,
+                               stage.stage_seconds)),
+         "bottleneck" if stage.index == explanation.bottleneck else format_seconds(stage.slack_seconds),
+         format_seconds(stage.optimizer_seconds))
+        for stage in explanation.stages
+    ]
+    return table(headers, rows, words=(0, 1, 2))
+
+
+def _layers(stage: StageTerms) -> str:
+    if stage.num_layers == 1:
+        return stage.first_layer
+    return f"{stage.first_layer} … {stage.last_layer} ({stage.num_layers})"
+
+
+def _cuts(explanation: Explanation) -> str:
+    headers = ("cut", "between", "tensors", "bytes", "forward", "backward", "per step")
+    return table(headers, [_cut_row(cut) for cut in explanation.cuts], words=(0, 1)) if explanation.cuts else ""
+
+
+def _cut_row(cut: CutTerms) -> tuple[str, ...]:
+    return (
+        f"{cut.from_stage} → {cut.to_stage}",
+        f"{cut.after_layer} | {cut.before_layer}",
+        str(cut.num_tensors),
+        format_bytes(cut.bytes),
+        format_seconds(cut.forward_seconds),
+        format_seconds(cut.backward_seconds),
+        format_seconds(cut.per_step_seconds),
+    )
+
+
+def _memory(explanation: Explanation) -> str:
+    headers = (
+        "stage", "device", "parameters", "gradients", "optimizer", "activations", "workspace", "communication",
+        "needed", "cap", "free",
+    )
+    rows = [
+        (str(stage.index), ", ".join(stage.devices), *map(format_bytes, (
+            stage.memory.parameters, stage.memory.gradients, stage.memory.optimizer, stage.memory.activations,
+            stage.memory.workspace, stage.memory.communication, stage.memory.total, stage.capacity_bytes,
+            stage.free_bytes,
+        )))
+        for stage in explanation.stages
+    ]
+    return table(headers, rows, words=(0, 1))

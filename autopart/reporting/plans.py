@@ -1,0 +1,117 @@
+"""A plan in words: the verdict first, then what runs where, what it will take, and how good that is."""
+
+from __future__ import annotations
+
+from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
+from autopart.schema.job import Job
+from autopart.schema.plan import Plan, Stage
+from autopart.units import format_bytes, format_count, format_seconds
+
+__all__ = ["plan_text"]
+
+
+def plan_text(plan: Plan) -> str:
+    """Everything about a plan, in the order in which people ask.
+
+    The verdict in one sentence, the stages, the prediction, what simpler ways would give, the proof, the devices
+    left out, the warnings with what to do, and where the times come from.
+    """
+    paragraphs = (
+        plan.verdict,
+        heading(_job_line(plan), _stages(plan)),
+        heading("Prediction", _prediction(plan)),
+        heading("Against simpler ways", _baselines(plan)),
+        heading("Proof", _proof(plan)),
+        heading("Left out", "\n".join(f"  {each.device}: {each.reason}" for each in plan.excluded)),
+        heading("Warnings", "\n".join(f"  {each.message}\n    → {each.suggestion}" for each in plan.warnings)),
+        heading(f"Times: {plan.origin.profile}", "\n".join(f"  {line}" for line in _origin(plan))),
+    )
+    return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
+
+
+def _job_line(plan: Plan) -> str:
+    schedule = plan.schedule
+    batch = plan.job.batch
+    pieces = f"{schedule.num_microbatches} micro-batch{'es' if schedule.num_microbatches > 1 else ''}"
+    return (
+        f"{plan.model.name}: {format_count(plan.model.num_parameters)} parameters in {plan.model.num_layers} layers; "
+        f"{_work(plan.job)}, batch {batch} as {pieces} of {batch // schedule.num_microbatches}, {schedule.name}"
+    )
+
+
+def _work(job: Job) -> str:
+    if job.mode == "infer":
+        return "inference"
+    return "training without optimizer" if job.optimizer == "none" else f"training with {job.optimizer}"
+
+
+def _stages(plan: Plan) -> str:
+    headers = ("stage", "device", "layers", "parameters", "memory / cap", "time", "utilisation")
+    return table(headers, [_stage_row(stage) for stage in plan.stages], words=(0, 1, 2))
+
+
+def _stage_row(stage: Stage) -> tuple[str, ...]:
+    return (
+        str(stage.index),
+        ", ".join(stage.devices),
+        layer_range(stage.layers),
+        format_bytes(stage.parameter_bytes),
+        f"{format_bytes(stage.peak_bytes)} / {format_bytes(stage.capacity_bytes)}",
+        format_seconds(stage.forward_seconds + stage.backward_seconds),
+        percent(stage.utilisation, digits=0),
+    )
+
+
+def _prediction(plan: Plan) -> str:
+    prediction = plan.prediction
+    rows = [
+        ("step", format_seconds(prediction.step_seconds)),
+        ("throughput", rate(prediction.throughput_per_second)),
+        ("latency", f"{format_seconds(prediction.latency_seconds)} for one micro-batch, forward"),
+        ("bubble", percent(prediction.bubble_fraction)),
+    ]
+    if prediction.cost_per_million is not None:
+        rows.append(("cost", f"{prediction.cost_per_million:.2f} US dollars per million samples"))
+    return facts(rows + _transfers(plan))
+
+
+def _transfers(plan: Plan) -> list[tuple[str, str]]:
+    rows = []
+    for index in range(len(plan.stages) - 1):
+        crossing = [each for each in plan.transfers if each.from_stage == index]
+        num_bytes = sum(each.bytes for each in crossing)
+        seconds = sum(each.seconds for each in crossing)
+        tensors = f"{len(crossing)} tensor{'s' if len(crossing) != 1 else ''}"
+        rows.append((
+            f"stage {index} → {index + 1}",
+            f"{format_bytes(num_bytes)} in {format_seconds(seconds)} per micro-batch ({tensors})",
+        ))
+    return rows
+
+
+def _baselines(plan: Plan) -> str:
+    rows = []
+    for each in plan.baselines:
+        step = "does not fit" if each.step_seconds is None else format_seconds(each.step_seconds)
+        factor = "" if each.factor is None else times(each.factor)
+        rows.append((each.name, step, factor, each.description if each.fits else each.reason or each.description))
+    return table(("way", "step", "of the plan's", "what"), rows, words=(0, 3)) if rows else ""
+
+
+def _proof(plan: Plan) -> str:
+    proof = plan.proof
+    words = {
+        "proven": f"no plan that fits is more than {percent(proof.gap, digits=2)} faster",
+        "feasible": f"not proven to the end: a plan that fits may be up to {percent(proof.gap, digits=2)} faster",
+        "unproven-baseline": f"a baseline was asked for: a plan may be up to {percent(proof.gap, digits=2)} faster",
+    }
+    return facts([
+        ("outcome", words[proof.outcome]),
+        ("objective", format_seconds(proof.objective_seconds)),
+        ("bound", f"{format_seconds(proof.bound_seconds)} ({proof.bound})"),
+        ("solver", f"{proof.solver}, {format_seconds(proof.solve_seconds)}"),
+    ])
+
+
+def _origin(plan: Plan) -> tuple[str, ...]:
+    return plan.origin.bases + plan.origin.links

@@ -1,0 +1,121 @@
+"""How much memory a device needs while it steps.
+
+On a CUDA device the allocator knows.  On the CPU there is no allocator to ask: what is measured is the growth of the
+process's resident set over the steps, on top of the weights, whose bytes are known exactly.  So neither the
+interpreter nor its imports nor the rest of the model, loaded and dropped again, are charged to the stage.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+__all__ = ["AllocatorMeter", "MemoryMeter", "ResidentMeter", "meter_for", "storage_bytes", "trim"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+
+
+class MemoryMeter(Protocol):
+    """Watches the peak from its making on."""
+
+    origin: str
+
+    def observe(self) -> None:
+        """Called after every step, for meters that can only sample."""
+        ...
+
+    def peak_bytes(self) -> int:
+        """The peak so far, weights included."""
+        ...
+
+
+class ResidentMeter:
+    """Growth of the resident set since the meter was made, plus the weights that were there before."""
+
+    def __init__(self, weight_bytes: int) -> None:
+        trim()
+        self._weight_bytes = weight_bytes
+        self._resets = _reset_peak()
+        self.origin = "VmHWM growth + weights" if self._resets else "resident set sampled after each step + weights"
+        self._start_bytes = _resident_bytes()
+        self._sampled_bytes = self._start_bytes
+
+    def observe(self) -> None:
+        """Takes a sample, where the kernel keeps no peak that can be reset."""
+        if not self._resets:
+            self._sampled_bytes = max(self._sampled_bytes, _resident_bytes())
+
+    def peak_bytes(self) -> int:
+        """The peak so far, weights included."""
+        peak_bytes = _status_bytes("VmHWM") if self._resets else self._sampled_bytes
+        return self._weight_bytes + max(0, peak_bytes - self._start_bytes)
+
+
+class AllocatorMeter:
+    """What the CUDA caching allocator counted."""
+
+    origin = "CUDA allocator, max_memory_allocated"
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        trim()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+
+    def observe(self) -> None:
+        """Nothing to do: the allocator keeps the peak."""
+
+    def peak_bytes(self) -> int:
+        """The peak so far, weights included."""
+        return torch.cuda.max_memory_allocated(self._device)
+
+
+def meter_for(device: torch.device, weights: Iterable[torch.Tensor]) -> MemoryMeter:
+    """A meter for what ``device`` does from now on; ``weights`` are those that already lie on it."""
+    return AllocatorMeter(device) if device.type == "cuda" else ResidentMeter(storage_bytes(weights))
+
+
+def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the storages behind ``tensors``, each counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
+    return sum(storage.nbytes() for storage in storages.values())
+
+
+def trim() -> None:
+    """Collects garbage and gives freed memory back to the system, where the C library can."""
+    gc.collect()
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        if hasattr(libc, "malloc_trim"):  # glibc has it, musl has not
+            libc.malloc_trim(0)
+
+
+def _reset_peak() -> bool:
+    """Sets VmHWM back to the present resident set (Documentation/filesystems/proc.rst, clear_refs, value 5)."""
+    try:
+        _CLEAR_REFS.write_text("5")
+    except OSError:  # no /proc, or a sandbox that forbids it: the meter samples instead, and says so
+        return False
+    return _status_bytes("VmHWM") <= _status_bytes("VmRSS") + 2**20  # some sandboxes accept the write and ignore it
+
+
+def _resident_bytes() -> int:
+    if _STATUS.exists():
+        return _status_bytes("VmRSS")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _status_bytes(field: str) -> int:
+    for line in _STATUS.read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"{_STATUS} has no {field}")

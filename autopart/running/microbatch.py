@@ -1,0 +1,94 @@
+"""A batch cut into micro-batches, and their outputs joined again.
+
+A tensor is *batched* when its first dimension is the batch: in the trace it has the size of one micro-batch there,
+and what ``step`` is given has ``num_microbatches`` times that.  Everything else goes to every micro-batch as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from autopart.errors import UsageError
+from autopart.schema.graph import Graph
+
+__all__ = ["join_outputs", "split_inputs", "split_targets"]
+
+
+def split_inputs(
+    values: Sequence[torch.Tensor], graph: Graph, num_microbatches: int
+) -> tuple[tuple[torch.Tensor, ...], ...]:
+    """The model's input tensors for each micro-batch.
+
+    Args:
+        values: the tensors of one whole batch, in the order of ``graph.crossing(0)``.
+        graph: traced at the size of one micro-batch.
+        num_microbatches: into how many the batch is cut.
+
+    Raises:
+        UsageError: a tensor has neither the traced shape nor ``num_microbatches`` times its first dimension.
+    """
+    rows = [
+        _split(value, traced.name, traced.shape, num_microbatches)
+        for value, traced in zip(values, graph.crossing(0), strict=True)
+    ]
+    return tuple(tuple(row[index] for row in rows) for index in range(num_microbatches))
+
+
+def split_targets(targets: Any, batch: int, num_microbatches: int) -> tuple[tuple[Any, ...], ...]:
+    """The loss function's targets for each micro-batch.
+
+    Args:
+        targets: one target, a tuple of targets, or None for no target; tensors whose first dimension is ``batch``
+            are cut, wherever they lie in it.
+        batch: samples of the whole batch.
+        num_microbatches: into how many the batch is cut.
+    """
+    if targets is None:
+        return ((),) * num_microbatches
+    leaves, spec = pytree.tree_flatten(targets if isinstance(targets, tuple) else (targets,))
+    rows = [
+        leaf.chunk(num_microbatches)
+        if isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == batch
+        else (leaf,) * num_microbatches
+        for leaf in leaves
+    ]
+    return tuple(pytree.tree_unflatten([row[index] for row in rows], spec) for index in range(num_microbatches))
+
+
+def join_outputs(chunks: Sequence[tuple[torch.Tensor, ...]], graph: Graph) -> tuple[torch.Tensor, ...]:
+    """The model's output tensors for the whole batch, from those of the micro-batches.
+
+    Batched tensors are concatenated; a floating scalar (a loss) is averaged, as equal micro-batches allow; any
+    other tensor does not depend on the batch and is the first micro-batch's.
+    """
+    if len(chunks) == 1:
+        return chunks[0]
+    return tuple(_join(column, graph.batch_size) for column in zip(*chunks, strict=True))
+
+
+def _split(
+    value: torch.Tensor, name: str, traced: tuple[int, ...], num_microbatches: int
+) -> tuple[torch.Tensor, ...]:
+    shape = tuple(value.shape)
+    if traced and shape == (traced[0] * num_microbatches, *traced[1:]):
+        return value.chunk(num_microbatches)
+    if shape == traced:
+        return (value,) * num_microbatches
+    wanted = (traced[0] * num_microbatches, *traced[1:]) if traced else traced
+    raise UsageError(
+        f"input {name} has shape {shape}, the plan is for {wanted} in {num_microbatches} micro-batches of {traced}; "
+        f"give that, or plan again"
+    )
+
+
+def _join(column: Sequence[torch.Tensor], microbatch_size: int) -> torch.Tensor:
+    first = column[0]
+    if first.dim() and first.shape[0] == microbatch_size:
+        return torch.cat(list(column))
+    if not first.dim() and first.is_floating_point():
+        return torch.stack(list(column)).mean(0)
+    return first

@@ -1,0 +1,35 @@
+"""The optimizers a job can name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn, optim
+
+from autopart.errors import UsageError
+
+__all__ = ["OPTIMIZERS", "OptimizerChoice", "make_optimizer"]
+
+OptimizerChoice = str | Callable[[Sequence[nn.Parameter]], optim.Optimizer] | None
+"""a name of the job, a function of the parameters, or nothing: gradients are left to the caller"""
+
+OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter]], optim.Optimizer]] = {
+    "adamw": optim.AdamW,
+    "adam": optim.Adam,
+    "sgd": optim.SGD,
+}
+
+
+def make_optimizer(choice: OptimizerChoice, parameters: Sequence[nn.Parameter]) -> optim.Optimizer | None:
+    """The optimizer of ``parameters``, with torch's defaults when it is named; None for 'none' or no parameters.
+
+    Raises:
+        UsageError: no optimizer has that name.
+    """
+    if choice is None or choice == "none" or not parameters:
+        return None
+    if isinstance(choice, str):
+        if choice not in OPTIMIZERS:
+            raise UsageError(f"no optimizer is called {choice!r}; use one of {', '.join(OPTIMIZERS)} or none")
+        choice = OPTIMIZERS[choice]
+    return choice(parameters)

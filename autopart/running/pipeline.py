@@ -1,0 +1,63 @@
+"""The pipeline of a plan, in this process or as one rank of several."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from autopart.program import Program
+from autopart.running.distributed import DistributedPipeline
+from autopart.running.local import LocalPipeline
+from autopart.running.loss import LossFunction
+from autopart.running.optimizers import OptimizerChoice
+from autopart.running.stages import stage_device
+from autopart.schema.plan import Plan
+
+__all__ = ["BACKENDS", "join_group", "pipeline"]
+
+BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
+"""what tensors travel by, for each type of device"""
+
+
+def pipeline(
+    program: Program,
+    plan: Plan,
+    *,
+    loss_fn: LossFunction | None = None,
+    optimizer: OptimizerChoice = None,
+    group_timeout_seconds: float = 600.0,
+) -> LocalPipeline | DistributedPipeline:
+    """What steps a plan: one rank of it under torchrun, else all of it in this process.
+
+    Under torchrun (``RANK`` and ``WORLD_SIZE`` are set) the default process group is made if there is none.
+
+    Args:
+        program: the model, traced at the size of the plan's micro-batch.
+        plan: of this very model.
+        loss_fn: called with the model's output and the targets.
+        optimizer: a name of the job, or a function of the trainable parameters; without one gradients accumulate.
+        group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
+
+    Raises:
+        RunError: the plan is not of this model, or cannot be run here.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return LocalPipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
+    rank = int(os.environ["RANK"])
+    if not dist.is_initialized() and rank < len(plan.stages):
+        join_group(stage_device(plan, rank), group_timeout_seconds)
+    return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer)
+
+
+def join_group(device: torch.device, timeout_seconds: float) -> None:
+    """Makes the default process group from torchrun's environment, for tensors on ``device``."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group(
+        BACKENDS[device.type],
+        timeout=timedelta(seconds=timeout_seconds),
+        device_id=device if device.type == "cuda" else None,
+    )

@@ -1,0 +1,114 @@
+"""What one rank and the process that started it tell each other: small JSON files, each written aside then renamed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+__all__ = [
+    "Death",
+    "Deaths",
+    "RankFailure",
+    "RankResult",
+    "RankSpec",
+    "deaths_path",
+    "failure_path",
+    "progress_path",
+    "result_path",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankSpec:
+    """What a rank is to do."""
+
+    mode: Literal["pipeline", "single"]
+    """one stage of the plan, or the whole model as its author wrote it"""
+    plan_path: str
+    source: str
+    """the model source as typed: 'model.py', 'hf:DIR', ..."""
+    source_directory: str
+    """what relative paths in ``source`` are relative to"""
+    directory: str
+    """where the rank leaves its result or its failure"""
+    devices: tuple[str, ...]
+    """names of the plan's devices, by rank"""
+    steps: int
+    warmup: int
+    seed: int
+    group_timeout_seconds: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.warmup < 0:
+            raise ValueError(f"a run needs at least 1 step and no negative warm-up, not {self.steps} and {self.warmup}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankResult:
+    """What a rank measured; tuples run along the timed steps, in seconds per step."""
+
+    rank: int
+    device: str
+    step_seconds: tuple[float, ...]
+    forward_seconds: tuple[float, ...]
+    backward_seconds: tuple[float, ...]
+    optimizer_seconds: tuple[float, ...]
+    peak_bytes: int
+    memory_origin: str
+    losses: tuple[float, ...]
+    """of the rank that computes the loss; empty elsewhere and in inference"""
+    notes: tuple[str, ...]
+    """what the user should know about how this was run"""
+    versions: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankFailure:
+    """The exception that ended a rank."""
+
+    rank: int
+    device: str
+    kind: str
+    """class of the exception"""
+    message: str
+    detail: str
+    """traceback lines of the user's own code"""
+    is_usage: bool
+    """the exception is autopart's own and already says what to do"""
+    unix_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """How the process of a rank ended, as torch's launcher saw it; a negative exit code is minus the signal."""
+
+    rank: int
+    exit_code: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deaths:
+    """The ranks that ended badly before torch's launcher stopped the others."""
+
+    deaths: tuple[Death, ...]
+
+
+def result_path(directory: str | Path, rank: int) -> Path:
+    """The file a rank leaves its RankResult in."""
+    return Path(directory) / f"rank{rank}.result.json"
+
+
+def failure_path(directory: str | Path, rank: int) -> Path:
+    """The file a rank leaves its RankFailure in."""
+    return Path(directory) / f"rank{rank}.failure.json"
+
+
+def deaths_path(directory: str | Path) -> Path:
+    """The file the launcher leaves its Deaths in."""
+    return Path(directory) / "deaths.json"
+
+
+def progress_path(directory: str | Path) -> Path:
+    """The file that grows by one byte with every step that rank 0 has done."""
+    return Path(directory) / "progress"

@@ -1,0 +1,180 @@
+"""The stages of a plan as modules, ready for torch.distributed.pipelining."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from torch import nn
+
+from autopart.errors import RunError
+from autopart.program import Program, Segment
+from autopart.schema.graph import Graph, Value
+from autopart.schema.plan import Plan
+
+__all__ = [
+    "Feed",
+    "StageModule",
+    "boundary_examples",
+    "restore_shapes",
+    "spans",
+    "stage_device",
+    "stage_segment",
+    "stage_weights",
+]
+
+def spans(plan: Plan, graph: Graph) -> tuple[tuple[int, int], ...]:
+    """First layer and the one after the last, for each stage.
+
+    Raises:
+        RunError: the plan is not of this model at this micro-batch size, or asks for what cannot be run.
+    """
+    _check_same_model(plan, graph)
+    spread = [stage.index for stage in plan.stages if len(stage.devices) > 1]
+    if spread:
+        raise RunError(f"stage {spread[0]} is spread over several devices, which cannot be run; plan one per stage")
+    ends = [0]
+    for stage in plan.stages:
+        ends.append(ends[-1] + len(stage.layers))
+    return tuple(itertools.pairwise(ends))
+
+
+def stage_device(plan: Plan, stage: int) -> torch.device:
+    """What the tensors of a stage are placed on.
+
+    Raises:
+        RunError: the device is not here.
+    """
+    device = plan.cluster.device(plan.stages[stage].devices[0])
+    if device.torch_device is None:
+        raise RunError(f"{device.name} is not in this machine, so the plan cannot be run here; plan for --devices auto")
+    return torch.device(device.torch_device)
+
+
+def stage_weights(plan: Plan, graph: Graph) -> tuple[tuple[str, ...], ...]:
+    """Names of the parameters and buffers each stage uses; a tied one is named by every stage that uses it."""
+    return tuple(
+        tuple(graph.weights[index].name for index in sorted({i for layer in graph.layers[a:b] for i in layer.weights}))
+        for a, b in spans(plan, graph)
+    )
+
+
+def stage_segment(program: Program, span: tuple[int, int], device: torch.device) -> Segment:
+    """The layers of a stage on its device.
+
+    Weights that are on the device already are the user's own objects, others are copied there; the user's model is
+    left as it is.
+    """
+    placed: dict[str, torch.Tensor] = {}  # a weight that the segment asks for twice stays one object
+
+    def weight(name: str) -> torch.Tensor:
+        if name not in placed:
+            placed[name] = _placed(program.weight(name), device)
+        return placed[name]
+
+    return program.segment(*span, weight=weight, device=device)
+
+
+def boundary_examples(graph: Graph, boundary: int, *, training: bool) -> tuple[torch.Tensor, ...]:
+    """Meta tensors like those that cross a boundary; told them, torch's stages need no trial run.
+
+    That trial run would feed uninitialised memory to the model, and an embedding looks such indices up.
+    """
+    return tuple(
+        torch.empty(
+            _at_least_1d(value.shape),
+            dtype=getattr(torch, value.dtype),
+            device="meta",
+            requires_grad=_carries_gradient(value, training),
+        )
+        for value in graph.crossing(boundary)
+    )
+
+
+class Feed:
+    """The model inputs of the present step, one tuple per micro-batch.
+
+    torch's schedule cuts its arguments along dimension 0, all of them.  So it is given the micro-batches' numbers to
+    cut, and the first stage looks up what belongs to its number: inputs that are not batched need no special word.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: tuple[tuple[torch.Tensor, ...], ...] = ()
+
+    def __call__(self, number: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The inputs of the micro-batch whose number is in a tensor of shape (1,)."""
+        return self.chunks[int(number)]
+
+
+class StageModule(nn.Module):
+    """A segment whose outputs can be sent.
+
+    Outputs are contiguous and have at least one dimension, and those that the graph holds for not differentiable
+    are detached: both sides of a boundary must agree on which gradients travel back.
+    """
+
+    def __init__(self, segment: Segment, graph: Graph, *, training: bool, feed: Feed | None = None) -> None:
+        super().__init__()
+        self.segment = segment
+        self._feed = feed
+        self._is_last = segment.last == len(graph.layers)
+        self._input_shapes = tuple(value.shape for value in graph.crossing(segment.first))
+        self._carries_gradient = tuple(_carries_gradient(value, training) for value in graph.crossing(segment.last))
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The values that cross the next boundary."""
+        if self._feed is not None:
+            values = tuple(value.to(self.segment.device) for value in self._feed(*values))
+        else:
+            values = tuple(value.view(s) for value, s in zip(values, self._input_shapes, strict=True))
+        outputs: tuple[torch.Tensor, ...] = self.segment(*values)
+        if self._is_last:
+            return tuple(output.reshape(_at_least_1d(tuple(output.shape))) for output in outputs)
+        return tuple(
+            _sendable(output, keeps) for output, keeps in zip(outputs, self._carries_gradient, strict=True)
+        )
+
+
+def restore_shapes(values: tuple[torch.Tensor, ...], graph: Graph) -> tuple[torch.Tensor, ...]:
+    """The model's output tensors as the model returns them: scalars were sent as vectors of one element."""
+    shapes = [value.shape for value in graph.crossing(len(graph.layers))]
+    return tuple(value if shape else value.reshape(()) for value, shape in zip(values, shapes, strict=True))
+
+
+def _placed(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if weight.device == device or (weight.device.type, device.type) == ("cpu", "cpu"):
+        return weight
+    if weight.is_meta:
+        raise RunError("the model has no weights to run with (meta device); give a source that builds it with weights")
+    moved = weight.detach().to(device)
+    return nn.Parameter(moved, weight.requires_grad) if isinstance(weight, nn.Parameter) else moved
+
+
+def _sendable(output: torch.Tensor, carries_gradient: bool) -> torch.Tensor:
+    if not carries_gradient:
+        output = output.detach()
+    return output.reshape(_at_least_1d(tuple(output.shape))).contiguous()
+
+
+def _carries_gradient(value: Value, training: bool) -> bool:
+    return training and value.differentiable
+
+
+def _at_least_1d(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape or (1,)
+
+
+def _check_same_model(plan: Plan, graph: Graph) -> None:
+    planned = [name for stage in plan.stages for name in stage.layers]
+    traced = [layer.name for layer in graph.layers]
+    if planned != traced or plan.model.fingerprint != graph.fingerprint:
+        differing = next((pair for pair in zip(planned, traced, strict=False) if pair[0] != pair[1]), None)
+        where = f": layer {differing[0]} here is {differing[1]}" if differing else ""
+        raise RunError(
+            f"the plan is of another model: {plan.model.name} with {len(planned)} layers, this one has "
+            f"{len(traced)}{where}; plan this model again"
+        )
+    microbatch_size = plan.job.batch // plan.schedule.num_microbatches
+    if graph.batch_size != microbatch_size:
+        raise RunError(f"the model was traced at {graph.batch_size} samples, the plan's micro-batch has "
+                       f"{microbatch_size}; trace it at that size")

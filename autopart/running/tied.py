@@ -1,0 +1,79 @@
+"""Weights that several stages use: each stage holds a copy, and the copies are kept equal.
+
+A copy starts as the one of the first stage that uses the weight.  After the backward passes the copies' gradients are
+summed, so every copy's gradient is the whole one, and equal optimizers take equal steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from autopart.program import Segment
+
+__all__ = ["SharedWeights", "Sharing", "sharings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sharing:
+    """Weights that the same stages use; the first of the stages is where they come from."""
+
+    stages: tuple[int, ...]
+    names: tuple[str, ...]
+
+
+def sharings(weights_by_stage: tuple[tuple[str, ...], ...]) -> tuple[Sharing, ...]:
+    """The weights used by more than one stage, by the stages that use them, in one order on every rank.
+
+    >>> sharings((("a", "b"), ("c",), ("a",)))
+    (Sharing(stages=(0, 2), names=('a',)),)
+    """
+    users: dict[str, list[int]] = {}
+    for stage, names in enumerate(weights_by_stage):
+        for name in names:
+            users.setdefault(name, []).append(stage)
+    shared: dict[tuple[int, ...], list[str]] = {}
+    for name, stages in users.items():
+        if len(stages) > 1:
+            shared.setdefault(tuple(stages), []).append(name)
+    return tuple(Sharing(stages=stages, names=tuple(shared[stages])) for stages in sorted(shared))
+
+
+class SharedWeights:
+    """This rank's part in keeping shared weights equal; rank and stage are the same number.
+
+    Making one is collective: every rank of the default group has to, with the same sharings.
+    """
+
+    def __init__(self, segment: Segment, shared: tuple[Sharing, ...], rank: int) -> None:
+        groups = [(sharing, dist.new_group(list(sharing.stages))) for sharing in shared]
+        tensors = _weights(segment)
+        self._members = [
+            (sharing.stages[0], group, [tensors[name] for name in sharing.names])
+            for sharing, group in groups
+            if rank in sharing.stages
+        ]
+        with torch.no_grad():
+            for source, group, weights in self._members:
+                for weight in weights:
+                    dist.broadcast(weight.detach(), src=source, group=group)
+
+    def wait(self) -> None:
+        """Waits until every holder has its gradients, so that the exchange alone can be timed."""
+        for _, group, _ in self._members:
+            dist.barrier(group=group)
+
+    def exchange(self) -> None:
+        """Sums the gradients of each shared parameter over its holders."""
+        for _, group, weights in self._members:
+            for weight in weights:
+                if weight.requires_grad:
+                    if weight.grad is None:  # no path to the loss from this stage; its share of the sum is zero
+                        weight.grad = torch.zeros_like(weight)
+                    dist.all_reduce(weight.grad, group=group)
+
+
+def _weights(segment: Segment) -> dict[str, torch.Tensor]:
+    return dict(segment.named_parameters(remove_duplicate=False)) | dict(segment.named_buffers(remove_duplicate=False))

@@ -1,0 +1,70 @@
+"""The numbers behind a plan: where time and memory go, and what each cut costs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopart.schema.plan import Memory
+
+__all__ = ["CutTerms", "Explanation", "StageTerms"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageTerms:
+    """One stage: times of one micro-batch, and memory."""
+
+    index: int
+    devices: tuple[str, ...]
+    num_layers: int
+    first_layer: str
+    last_layer: str
+    forward_seconds: float
+    backward_seconds: float
+    receive_seconds: float
+    """values in, and in training the gradients of the same boundary back"""
+    stage_seconds: float
+    """forward + backward + receive: what the largest of decides the throughput"""
+    optimizer_seconds: float
+    """once per step"""
+    slack_seconds: float
+    """the bottleneck's stage_seconds - its own"""
+    memory: Memory
+    capacity_bytes: int
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CutTerms:
+    """The cut in front of stage ``to_stage``."""
+
+    from_stage: int
+    to_stage: int
+    after_layer: str
+    before_layer: str
+    num_tensors: int
+    bytes: int
+    """of one micro-batch, forward"""
+    forward_seconds: float
+    backward_seconds: float
+    per_step_seconds: float
+    """both directions, all micro-batches"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """The terms of a plan; they add up to ``objective_seconds``, the simulation gives ``step_seconds``."""
+
+    num_microbatches: int
+    stages: tuple[StageTerms, ...]
+    cuts: tuple[CutTerms, ...]
+    bottleneck: int
+    """stage with the largest stage_seconds"""
+    one_microbatch_seconds: float
+    """sum of stage_seconds"""
+    repeated_seconds: float
+    """(num_microbatches - 1) * the bottleneck's stage_seconds"""
+    once_seconds: float
+    """the first stage's optimizer_seconds: the others' are over by then"""
+    objective_seconds: float
+    step_seconds: float
+    bubble_fraction: float

@@ -1,0 +1,77 @@
+"""Check a placement without the devices: run it, forward and backward, on fake tensors on as many fake devices.
+
+FakeTensorMode raises wherever an operator is handed tensors of two devices, just as CUDA would.  Backward needs a
+device that autograd can run without a driver, so stage i runs on ``meta:i``.  It misses index tensors that lie on
+another device than what they index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autopart.errors import MismatchError
+from autopart.program import Program
+from autopart.splitting.stitch import Placement, Stitched, homes, stitch
+from autopart.transfer import transfer
+
+__all__ = ["check_devices"]
+
+
+def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool) -> None:
+    """Run the program cut before each of ``boundaries`` on as many fake devices.
+
+    Raises:
+        MismatchError: an operator was handed tensors of two devices, or a gradient came to the wrong one.
+    """
+    edges = [0, *boundaries, len(program.graph.layers)]
+    placements = [
+        Placement(first=first, last=last, device=torch.device("meta", index))
+        for index, (first, last) in enumerate(zip(edges, edges[1:], strict=False))
+    ]
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            weights = _fake_weights(program, homes(program, placements))
+            stitched = stitch(program, placements, weight=weights.__getitem__)
+            _run(program, stitched, weights, backward=backward)
+    except (RuntimeError, TypeError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise MismatchError(f"the split program does not run on {len(placements)} devices: {first_line}") from error
+
+
+def _fake_weights(program: Program, home: dict[str, torch.device]) -> dict[str, torch.Tensor]:
+    fakes: dict[str, torch.Tensor] = {}
+    for weight in program.graph.weights:
+        real = program.weight(weight.name)
+        fake = torch.empty(real.shape, dtype=real.dtype, device=home.get(weight.name, "meta:0"))
+        fakes[weight.name] = nn.Parameter(fake, real.requires_grad) if isinstance(real, nn.Parameter) else fake
+    return fakes
+
+
+def _run(program: Program, stitched: Stitched, weights: dict[str, torch.Tensor], *, backward: bool) -> None:
+    graph = program.graph
+    alive = {
+        value.name: torch.empty(value.shape, dtype=getattr(torch, value.dtype), device=stitched.segments[0].device)
+        for value in graph.crossing(0)
+    }
+    with torch.set_grad_enabled(backward):
+        for segment, num_inputs in zip(stitched.segments, stitched.num_inputs, strict=True):
+            names, lifted = segment.input_names[:num_inputs], segment.input_names[num_inputs:]
+            for name in names:
+                alive[name] = transfer(alive[name], segment.device)
+            results = segment(*(alive[name] for name in names), *(transfer(weights[n], segment.device) for n in lifted))
+            for name, result in zip(segment.output_names, results, strict=True):
+                if result.device != segment.device:
+                    raise RuntimeError(f"{name} is on {result.device}, its stage on {segment.device}")
+                alive[name] = result
+        outputs = [alive[value.name] for value in graph.crossing(len(graph.layers))]
+        losses = [transfer(out, stitched.output_device).float().sum() for out in outputs if out.requires_grad]
+    if not losses:
+        return
+    torch.stack(losses).sum().backward()
+    for name, weight in weights.items():
+        if weight.grad is not None and weight.grad.device != weight.device:
+            raise RuntimeError(f"the gradient of {name} is on {weight.grad.device}, the weight on {weight.device}")
