@@ -42,8 +42,7 @@ class Program:
         Raises:
             UsageError: the call has another structure than the traced one.
         """
-        spec = self._pytree_info.in_spec
-        order = list(spec.child(1).context)
+        spec, order = self._pytree_info.in_spec, self.keyword_order
         if sorted(kwargs) != sorted(order):
             raise UsageError(f"the model was traced with keyword arguments {sorted(order)}, not {sorted(kwargs)}")
         leaves, given = pytree.tree_flatten((args, {name: kwargs[name] for name in order}))
@@ -123,6 +122,11 @@ class Program:
             found = attrgetter(name)(self.captured)  # a tensor that the trace lifted out of the code
         assert isinstance(found, torch.Tensor)
         return found
+
+    @property
+    def keyword_order(self) -> list[str]:
+        """Names of the keyword arguments of the traced call, in its order."""
+        return list(self._pytree_info.in_spec.child(1).context)
 
     @property
     def _pytree_info(self) -> Any:

@@ -86,7 +86,9 @@ class _Search:
         return (self.target - sum_bound) / self.instance.repeats if self.instance.repeats else self.threshold
 
     def meet(self, path: Path, indices: Sequence[int]) -> None:
-        """Take a path of the program as incumbent if it is better."""
+        """Take a path of the program (if it found one) as incumbent if it is better."""
+        if not path:
+            return
         whole = tuple(indices[arc] for arc in path)
         objective = path_objective(self.instance, self.instance.arcs, whole)
         if objective < self.best:
@@ -127,11 +129,14 @@ def prove(
         solution = _solve(search, arcs.keep(useful))
         if solution.outcome == "unknown":
             return search.certify(open_bound, closed=False)
+        # paths with an arc that was left out cost at least the cutoff
+        sum_bound = min(solution.objective_bound, search.cutoff)
         search.meet(solution.path, np.flatnonzero(below)[useful].tolist())
-        if min(solution.objective_bound, search.cutoff) >= search.cutoff or not instance.repeats:
-            bound = min(search.target, solution.objective_bound) if instance.repeats else solution.objective_bound
-            return search.certify(max(bound, 0.0) if bound < search.target else search.target, closed=True)
-        search.threshold = min(search.threshold, search.lower(solution.objective_bound))
+        if not instance.repeats:
+            return search.certify(sum_bound, closed=True)
+        if sum_bound >= search.cutoff:
+            return search.certify(search.target, closed=True)
+        search.threshold = min(search.threshold, search.lower(sum_bound))
 
 
 def _solve(search: _Search, arcs: Arcs) -> Solution:

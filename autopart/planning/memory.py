@@ -14,6 +14,7 @@ check of a finished plan share one formula but not one computation of the facts.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,7 +138,8 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
     layers = graph.layers[first:last]
     used = {index for layer in layers for index in layer.weights}
     trainable = {index for index in used if graph.weights[index].trainable and not graph.weights[index].is_buffer}
-    tied = {index for index in trainable if sum(index in layer.weights for layer in graph.layers) > 1}
+    num_users = Counter(index for layer in graph.layers for index in set(layer.weights))
+    tied = {index for index in trainable if num_users[index] > 1}
     entering, leaving = graph.crossing(first), graph.crossing(last)
     return StageFacts(
         weights=sum(graph.weights[index].bytes for index in used),

@@ -6,7 +6,8 @@ running sums along the layers instead of going through them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,7 +95,7 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
     columns = _Columns(*(np.zeros(len(graph.layers) + 1, dtype=np.int64) for _ in fields))
     previous_user = [-1] * len(graph.weights)
     column_of = {boundary: column for column, boundary in enumerate(boundaries)}
-    num_users = _num_users(graph)
+    num_users = Counter(index for layer in graph.layers for index in set(layer.weights))
     for index in range(len(graph.layers)):
         _take_layer(columns, graph, index, previous_user, num_users)
         if index + 1 in column_of:
@@ -114,16 +115,8 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
     )
 
 
-def _num_users(graph: Graph) -> list[int]:
-    counts = [0] * len(graph.weights)
-    for layer in graph.layers:
-        for index in set(layer.weights):
-            counts[index] += 1
-    return counts
-
-
 def _take_layer(
-    columns: _Columns, graph: Graph, index: int, previous_user: list[int], num_users: list[int]
+    columns: _Columns, graph: Graph, index: int, previous_user: list[int], num_users: Mapping[int, int]
 ) -> None:
     """Add layer ``index`` to all stages that start at or before it; a tied weight counts once per stage."""
     layer = graph.layers[index]

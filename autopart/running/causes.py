@@ -6,7 +6,7 @@ When one rank ends, its neighbours fail too, with a broken connection.  What peo
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autopart.errors import RunError
 from autopart.running.records import Death, RankFailure
@@ -27,7 +27,7 @@ _CONNECTION_WORDS = (
     "nccl communicator was aborted",
     "ncclremoteerror",
 )
-_HINTS = {
+_HINTS: dict[int, str] = {
     signal.SIGKILL: "usually the system was out of memory: cap the device with --max-memory, or give a smaller --batch",
     signal.SIGSEGV: "a native library crashed: run the rank's model alone to see where",
 }
@@ -40,35 +40,33 @@ def is_secondary(failure: RankFailure) -> bool:
 
 
 def root_cause(
-    failures: Sequence[RankFailure], deaths: Sequence[Death], devices: Sequence[str], log: str
+    failures: Sequence[RankFailure],
+    deaths: Sequence[Death],
+    devices: Sequence[str],
+    last_lines: Callable[[int | None], str],
 ) -> RunError:
     """The error that names the rank that failed first.
 
-    In this order: the earliest exception of a rank's own, a rank ended by a signal, a rank that ended without a
-    word, the earliest broken connection.
+    In this order: the earliest exception of a rank's own; a rank ended by a signal; a rank that ended without a
+    word; a rank ended by SIGTERM, which is how torch's launcher ends the others; the earliest broken connection.
 
     Args:
         failures: the exceptions ranks left behind.
         deaths: how ranks ended, as torch's launcher saw it.
         devices: names of the devices, by rank.
-        log: what was printed last, for when nothing else is known.
+        last_lines: what a rank printed last, or None for the launcher, for when nothing else is known.
     """
     failures = sorted(failures, key=lambda failure: failure.unix_seconds)
     own = [failure for failure in failures if not is_secondary(failure)]
     if own:
         return _raised(own[0])
     told = {failure.rank for failure in failures}
-    killed = sorted((death for death in deaths if death.exit_code < 0), key=_sigterm_last)
-    if killed:
-        return _killed(killed[0], devices, log)
-    silent = [death for death in deaths if death.rank not in told]
-    if silent:
-        rank, code = silent[0].rank, silent[0].exit_code
-        message = f"rank {rank} ({devices[rank]}) ended with exit code {code} and left no exception; see its last lines"
-        return RunError(message, detail=log)
+    untold = sorted((death for death in deaths if death.rank not in told), key=_precedence)
+    if untold and (untold[0].exit_code != -signal.SIGTERM or not failures):
+        return _ended(untold[0], devices[untold[0].rank], last_lines(untold[0].rank))
     if failures:
         return _raised(failures[0])
-    return RunError("the ranks could not be started; see the launcher's last lines", detail=log)
+    return RunError("the ranks could not be started; see the launcher's last lines", detail=last_lines(None))
 
 
 def _raised(failure: RankFailure) -> RunError:
@@ -76,18 +74,17 @@ def _raised(failure: RankFailure) -> RunError:
     return RunError(f"rank {failure.rank} ({failure.device}) failed: {what}", detail=failure.detail)
 
 
-def _killed(death: Death, devices: Sequence[str], log: str) -> RunError:
+def _ended(death: Death, device: str, log: str) -> RunError:
+    who = f"rank {death.rank} ({device})"
+    if death.exit_code >= 0:
+        return RunError(f"{who} ended with exit code {death.exit_code} and no exception; see its last lines", detail=log)
     number = -death.exit_code
-    try:
-        name = signal.Signals(number).name
-        hint = _HINTS.get(signal.Signals(number), "")
-    except ValueError:  # a real-time signal has a number and no name
-        name, hint = f"signal {number}", ""
-    return RunError(
-        f"rank {death.rank} ({devices[death.rank]}) was killed by {name}" + (f"; {hint}" if hint else ""), detail=log
-    )
+    names = {each.value: each.name for each in signal.Signals}
+    hint = f"; {_HINTS[number]}" if number in _HINTS else ""
+    return RunError(f"{who} was killed by {names.get(number, f'signal {number}')}{hint}", detail=log)
 
 
-def _sigterm_last(death: Death) -> bool:
-    """The launcher ends the remaining ranks with SIGTERM, so any other signal came before."""
-    return death.exit_code == -signal.SIGTERM
+def _precedence(death: Death) -> int:
+    if death.exit_code == -signal.SIGTERM:
+        return 2
+    return 0 if death.exit_code < 0 else 1

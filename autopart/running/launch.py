@@ -52,14 +52,17 @@ def launch(spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -
     directory = Path(spec.directory)
     spec_path = directory / "spec.json"
     store.save(spec, spec_path)
-    total = spec.warmup + spec.steps
+    total, told = spec.warmup + spec.steps, 0
     progress(what, 0, total)
     with _agent(directory, len(spec.devices), spec_path, num_threads) as agent:
         while True:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 exit_code = agent.wait(_POLL_SECONDS)
                 break
-            progress(what, _steps_done(directory), total)
+            done = _steps_done(directory)
+            if told < done < total:
+                progress(what, done, total)
+                told = done
     paths = [result_path(directory, rank) for rank in range(len(spec.devices))]
     if exit_code or not all(path.exists() for path in paths):
         raise _failure(spec)
@@ -116,7 +119,7 @@ def _failure(spec: RankSpec) -> AutopartError:
     failures = [store.load(RankFailure, path) for rank in ranks if (path := failure_path(directory, rank)).exists()]
     path = deaths_path(directory)
     deaths = store.load(Deaths, path).deaths if path.exists() else ()
-    return root_cause(failures, deaths, spec.devices, _last_lines(directory, deaths[0].rank if deaths else None))
+    return root_cause(failures, deaths, spec.devices, lambda rank: _last_lines(directory, rank))
 
 
 def _last_lines(directory: Path, rank: int | None) -> str:

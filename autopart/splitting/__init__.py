@@ -1,0 +1,20 @@
+"""Program and Plan → SplitModule, and the proof that it does what the model does."""
+
+from __future__ import annotations
+
+from autopart.splitting.devicecheck import check_devices
+from autopart.splitting.splitmodule import SplitModule, StagePlacement, placements_for, stage_placements
+from autopart.splitting.stitch import Placement, Stitched, stitch
+from autopart.splitting.verify import verify
+
+__all__ = [
+    "Placement",
+    "SplitModule",
+    "StagePlacement",
+    "Stitched",
+    "check_devices",
+    "placements_for",
+    "stage_placements",
+    "stitch",
+    "verify",
+]

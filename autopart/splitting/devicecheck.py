@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from autopart.errors import MismatchError
 from autopart.program import Program
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
-from autopart.transfer import transfer
 
 __all__ = ["check_devices"]
 
@@ -36,7 +35,8 @@ def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool
         with FakeTensorMode(allow_non_fake_inputs=True):
             weights = _fake_weights(program, homes(program, placements))
             stitched = stitch(program, placements, weight=weights.__getitem__)
-            _run(program, stitched, weights, backward=backward)
+            outputs = _run(program, stitched, backward=backward)
+            _back(outputs, weights)
     except (RuntimeError, TypeError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise MismatchError(f"the split program does not run on {len(placements)} devices: {first_line}") from error
@@ -51,24 +51,19 @@ def _fake_weights(program: Program, home: dict[str, torch.device]) -> dict[str, 
     return fakes
 
 
-def _run(program: Program, stitched: Stitched, weights: dict[str, torch.Tensor], *, backward: bool) -> None:
-    graph = program.graph
-    alive = {
-        value.name: torch.empty(value.shape, dtype=getattr(torch, value.dtype), device=stitched.segments[0].device)
-        for value in graph.crossing(0)
-    }
+def _run(program: Program, stitched: Stitched, *, backward: bool) -> tuple[torch.Tensor, ...]:
+    device = stitched.segments[0].device
     with torch.set_grad_enabled(backward):
-        for segment, num_inputs in zip(stitched.segments, stitched.num_inputs, strict=True):
-            names, lifted = segment.input_names[:num_inputs], segment.input_names[num_inputs:]
-            for name in names:
-                alive[name] = transfer(alive[name], segment.device)
-            results = segment(*(alive[name] for name in names), *(transfer(weights[n], segment.device) for n in lifted))
-            for name, result in zip(segment.output_names, results, strict=True):
-                if result.device != segment.device:
-                    raise RuntimeError(f"{name} is on {result.device}, its stage on {segment.device}")
-                alive[name] = result
-        outputs = [alive[value.name] for value in graph.crossing(len(graph.layers))]
-        losses = [transfer(out, stitched.output_device).float().sum() for out in outputs if out.requires_grad]
+        return stitched.run(
+            [
+                torch.empty(value.shape, dtype=getattr(torch, value.dtype), device=device)
+                for value in program.graph.crossing(0)
+            ]
+        )
+
+
+def _back(outputs: Sequence[torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
+    losses = [out.float().sum() for out in outputs if out.requires_grad]
     if not losses:
         return
     torch.stack(losses).sum().backward()

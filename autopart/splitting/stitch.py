@@ -30,28 +30,30 @@ class Stitched:
 
     program: Program
     segments: tuple[Segment, ...]
-    num_inputs: tuple[int, ...]
+    lifted: tuple[tuple[str, ...], ...]
+    """per segment, the weights that live on another device"""
     dead_after: tuple[tuple[str, ...], ...]
-    output_device: torch.device
+    weight: Callable[[str], torch.Tensor]
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the model returns for this call; tensors among it are on the last segment's device."""
+        return self.program.unflatten_outputs(self.run(self.program.flatten_inputs(args, kwargs)))
+
+    def run(self, inputs: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """The values that the model returns, from those that it takes (``graph.crossing`` of the two ends)."""
         graph = self.program.graph
-        inputs = self.program.flatten_inputs(args, kwargs)
         alive = {value.name: tensor for value, tensor in zip(graph.crossing(0), inputs, strict=True)}
-        for segment, num_inputs, dead in zip(self.segments, self.num_inputs, self.dead_after, strict=True):
-            names, lifted = segment.input_names[:num_inputs], segment.input_names[num_inputs:]
+        for segment, lifted, dead in zip(self.segments, self.lifted, self.dead_after, strict=True):
+            names = segment.input_names[: len(segment.input_names) - len(lifted)]
             for name in names:  # a value is moved once; whoever needs it later on yet another device moves it on
                 alive[name] = transfer(alive[name], segment.device)
-            weights = [transfer(self.program.weight(name), segment.device) for name in lifted]
+            weights = [transfer(self.weight(name), segment.device) for name in lifted]
             results = segment(*(alive[name] for name in names), *weights)
             alive.update(zip(segment.output_names, results, strict=True))
             for name in dead:
                 del alive[name]
-        outputs = graph.crossing(len(graph.layers))
-        return self.program.unflatten_outputs(
-            tuple(transfer(alive[value.name], self.output_device) for value in outputs)
-        )
+        device = self.segments[-1].device
+        return tuple(transfer(alive[value.name], device) for value in graph.crossing(len(graph.layers)))
 
 
 def stitch(
@@ -64,24 +66,29 @@ def stitch(
     """
     graph = program.graph
     home = homes(program, placements)
-    segments, num_inputs, dead = [], [], []
+    segments, lifted, dead = [], [], []
     for placement in placements:
-        used = {graph.weights[index].name for layer in graph.layers[placement.first : placement.last]
-                for index in layer.weights}  # fmt: skip
-        segment = program.segment(
-            placement.first,
-            placement.last,
-            relay=False,
-            lifted=tuple(sorted(name for name in used if home[name] != placement.device)),
-            weight=weight,
-            device=placement.device,
+        layers = graph.layers[placement.first : placement.last]
+        used = {graph.weights[index].name for layer in layers for index in layer.weights}
+        lifted.append(tuple(sorted(name for name in used if home[name] != placement.device)))
+        segments.append(
+            program.segment(
+                placement.first,
+                placement.last,
+                relay=False,
+                lifted=lifted[-1],
+                weight=weight,
+                device=placement.device,
+            )
         )
-        segments.append(segment)
-        num_inputs.append(len(segment.input_names) - sum(home[name] != placement.device for name in used))
         dead.append(
-            tuple(value.name for value in graph.values if placement.first <= value.consumers[-1] < placement.last)
+            tuple(
+                value.name
+                for value in graph.values
+                if value.producer < placement.first <= value.consumers[-1] < placement.last
+            )
         )
-    return Stitched(program, tuple(segments), tuple(num_inputs), tuple(dead), placements[-1].device)
+    return Stitched(program, tuple(segments), tuple(lifted), tuple(dead), weight or program.weight)
 
 
 def homes(program: Program, placements: Sequence[Placement]) -> dict[str, torch.device]:

@@ -1,0 +1,52 @@
+"""What the commands write, and where: results to standard output, everything else to standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autopart.progress import Progress, silent
+
+__all__ = ["note", "print_result", "progress_bar", "write_result"]
+
+
+def print_result(text: str) -> None:
+    """Writes a result, with one newline at its end, to standard output."""
+    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+
+
+def note(text: str) -> None:
+    """Writes a line to standard error."""
+    print(text, file=sys.stderr)
+
+
+def write_result(thing: object, path: Path | None) -> None:
+    """Writes a dataclass as JSON to ``path``, if there is one, and says so."""
+    from autopart.schema.store import save
+
+    if path is not None:
+        save(thing, path)
+        note(f"wrote {path}")
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A Progress that draws a bar on standard error; silent where that is no terminal."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done, total=total)
+
+        yield advance

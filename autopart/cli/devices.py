@@ -1,0 +1,51 @@
+"""``autopart devices``: what is here, and what the catalogue knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from autopart.cli.console import print_result
+from autopart.cli.options import JsonOut
+from autopart.schema.device import Device, Kind
+
+__all__ = ["DeviceList", "app"]
+
+app = typer.Typer(help="Show the devices that are here and those of the catalogue.", invoke_without_command=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceList:
+    """What ``autopart devices --json`` prints."""
+
+    here: tuple[Device, ...]
+    catalogue: tuple[Kind, ...]
+
+
+@app.callback()
+def devices(context: typer.Context, json_out: JsonOut = False) -> None:
+    """Show the devices that are here and those of the catalogue."""
+    if context.invoked_subcommand is not None:
+        return
+    from autopart import api
+    from autopart.reporting import devices_text
+    from autopart.schema.store import dump
+
+    found = DeviceList(here=api.devices_here(), catalogue=api.kinds())
+    print_result(dump(found) if json_out else devices_text(found.here, found.catalogue))
+
+
+@app.command()
+def show(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="a name of the catalogue, rtx-4090 for example")],
+    json_out: JsonOut = False,
+) -> None:
+    """Show one kind of the catalogue, every figure with its source."""
+    from autopart import api
+    from autopart.reporting import kind_text
+    from autopart.schema.store import dump
+
+    found = api.kind(kind)
+    print_result(dump(found) if json_out else kind_text(found))

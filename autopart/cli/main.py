@@ -1,0 +1,124 @@
+"""The command line's door: parses, runs one command, and turns every error into one line and an exit code.
+
+Nothing here imports torch; the commands do when they run, so that ``autopart --help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+import typer.main
+
+from autopart.cli import devices, explain, export, plan, profile, report, run, trace, verify
+from autopart.cli.console import note
+from autopart.errors import AutopartError
+
+__all__ = ["app", "main"]
+
+EXIT_UNEXPECTED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 128 + 2
+EXIT_BROKEN_PIPE = 128 + 13
+
+app = typer.Typer(
+    name="autopart", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    help="Plans how a PyTorch model is spread over the devices you have, and runs it.",
+    epilog="Exit codes: 0 done, 2 wrong usage or bad input, 3 no feasible plan, 4 not traceable, 5 a run failed.",
+)
+app.add_typer(devices.app, name="devices")
+app.command("trace")(trace.trace)
+app.command("profile")(profile.profile)
+app.command("plan")(plan.plan)
+app.command("explain")(explain.explain)
+app.command("verify")(verify.verify)
+app.command("run")(run.run)
+app.command("export")(export.export)
+app.command("report")(report.report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"autopart {importlib.metadata.version('autopart')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option(
+        "--version", callback=_print_version, is_eager=True, help="print the version"
+    )] = False,
+    show_traceback: Annotated[bool, typer.Option(
+        "--traceback", help="show Python's traceback of any error; also AUTOPART_TRACEBACK=1"
+    )] = False,
+) -> None:
+    """Options of all commands; ``main`` has read --traceback before this."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: the words after ``autopart``; None means the process's own.
+
+    Returns:
+        The exit code: 0, what the error's class says (2, 3, 4, 5), 130 after Ctrl-C, 141 if nobody reads the output,
+        1 for an error that autopart did not expect.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    show = "--traceback" in words or os.environ.get("AUTOPART_TRACEBACK", "") not in ("", "0")
+    words = [word for word in words if word != "--traceback"]
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            code = typer.main.get_command(app).main(words, prog_name="autopart", standalone_mode=False)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Python flushes standard output once more when it exits; give it somewhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return EXIT_BROKEN_PIPE
+        except (KeyboardInterrupt, typer.Abort):
+            note("autopart: interrupted")
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            return _report(error, show)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, show: bool) -> int:
+    """Tells the user about an error in one line, and what code to exit with."""
+    if show:
+        traceback.print_exception(error)
+    if isinstance(error, AutopartError):
+        note(f"autopart: error: {error}")
+        if error.detail:
+            note(error.detail)
+        return error.exit_code
+    # typer keeps its own copy of click in some versions, so its errors are known by what they can do
+    format_message = getattr(error, "format_message", None)
+    if callable(format_message):
+        message = " ".join(format_message().replace("Value error, ", "").split())
+        note(f"autopart: error: {message}{_help_hint(error)}")
+        return EXIT_USAGE
+    note(f"autopart: error: unexpected {type(error).__name__}: {error}; this is a bug in autopart"
+         + ("" if show else ", --traceback shows where"))
+    return EXIT_UNEXPECTED
+
+
+def _help_hint(error: Exception) -> str:
+    context = getattr(error, "ctx", None)
+    return f" (see `{context.command_path} --help`)" if context is not None else ""
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    note(f"autopart: warning: {' '.join(str(message).split())}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""A plan recomputed without the solver: the solver is not believed.
+
+Nothing here comes from the path program, the dynamic program or their tables; times are added up layer by layer, and
+memory is taken from the facts of each stage.
+"""
+
+from __future__ import annotations
+
+import math
+
+from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.planning.simulate import simulate, warmup
+from autopart.schema.device import Device
+from autopart.schema.graph import Graph
+from autopart.schema.plan import Plan, Stage
+from autopart.schema.problem import Candidate
+
+__all__ = ["CheckError", "check"]
+
+TOLERANCE = 1e-9
+"""relative: the same sums in another order"""
+
+
+class CheckError(AssertionError):
+    """A plan says something that its model, profile and cluster do not: a fault of the planner, not of the user."""
+
+
+def check(plan: Plan, candidate: Candidate) -> None:
+    """Recompute everything a plan claims from the candidate it was made of.
+
+    Raises:
+        CheckError: anything differs: layers, cuts, devices, times, memory, caps, transfers, step time, objective.
+    """
+    boundaries = _check_layers(plan, candidate)
+    _check_devices(plan)
+    for stage, first, last in zip(plan.stages, boundaries, boundaries[1:], strict=False):
+        _check_times(plan, candidate, stage, first, last)
+        _check_memory(plan, candidate, stage, first, last)
+    _check_transfers(plan, candidate.graph, boundaries)
+    _check_schedule(plan, candidate)
+    _check_step(plan, candidate)
+    _check_proof(plan)
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise CheckError(message)
+
+
+def _same(what: str, claimed: float, found: float) -> None:
+    _require(
+        math.isclose(claimed, found, rel_tol=TOLERANCE, abs_tol=1e-15), f"{what}: the plan says {claimed}, it is {found}"
+    )
+
+
+def _check_layers(plan: Plan, candidate: Candidate) -> list[int]:
+    """Every layer once and in order, cuts only where they are legal; the boundaries of the stages."""
+    graph = candidate.graph
+    _require(plan.model.fingerprint == graph.fingerprint, "the plan is of another model")
+    placed = [name for stage in plan.stages for name in stage.layers]
+    _require(placed == [layer.name for layer in graph.layers], "the stages do not hold every layer once and in order")
+    boundaries = [0]
+    for stage in plan.stages:
+        boundaries.append(boundaries[-1] + len(stage.layers))
+    for cut in boundaries[1:-1]:
+        _require(cut in graph.legal_cuts, f"cut before layer {cut} ({graph.layers[cut].name}) is not legal")
+    return boundaries
+
+
+def _check_devices(plan: Plan) -> None:
+    used = [name for stage in plan.stages for name in stage.devices]
+    _require(len(set(used)) == len(used), "a device is used twice")
+    left_out = {excluded.device for excluded in plan.excluded}
+    known = {device.name for device in plan.cluster.devices}
+    _require(set(used) | left_out == known and not set(used) & left_out, "devices are not used or excluded exactly once")
+    _require(plan.job.stages in (None, len(plan.stages)), f"{plan.job.stages} stages were asked for")
+
+
+def _device(plan: Plan, stage: Stage) -> Device:
+    _require(len(stage.devices) == 1, f"stage {stage.index} has several devices")
+    return plan.cluster.device(stage.devices[0])
+
+
+def _check_times(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
+    device = _device(plan, stage)
+    kind = candidate.profile.kind(device.kind)
+    training = plan.job.mode == "train"
+    where = f"stage {stage.index}"
+    _same(f"{where} forward", stage.forward_seconds, math.fsum(kind.forward_seconds[first:last]) / device.speed)
+    backward = math.fsum(kind.backward_seconds[first:last]) / device.speed if training else 0.0
+    _same(f"{where} backward", stage.backward_seconds, backward)
+    update = math.fsum(kind.optimizer_seconds[first:last]) / device.speed if training else 0.0
+    partners, exchange = _exchange(plan, candidate.graph, stage.index) if training else ((), 0.0)
+    _same(f"{where} optimizer", stage.optimizer_seconds, update + exchange)
+    _require(stage.exchanges_with == partners, f"{where}: exchanges with {partners}, not {stage.exchanges_with}")
+
+
+def _exchange(plan: Plan, graph: Graph, index: int) -> tuple[tuple[int, ...], float]:
+    """Partners and seconds of the exchange of tied weights' gradients of one stage."""
+    stage_of = {name: stage.index for stage in plan.stages for name in stage.layers}
+    partners: set[int] = set()
+    seconds = 0.0
+    for number, weight in enumerate(graph.weights):
+        holders = sorted({stage_of[layer.name] for layer in graph.layers if number in layer.weights})
+        if not weight.trainable or weight.is_buffer or index not in holders or len(holders) < 2:
+            continue
+        others = holders[1:] if index == holders[0] else [holders[0]]
+        partners.update(others)
+        seconds += sum(_message_seconds(plan, index, other, 2 * weight.bytes) for other in others)
+    return tuple(sorted(partners)), seconds
+
+
+def _message_seconds(plan: Plan, one: int, other: int, num_bytes: int) -> float:
+    """Over the direct link, or hop by hop along the pipeline where there is none."""
+    devices = [_device(plan, stage) for stage in plan.stages]
+    try:
+        return plan.cluster.link(devices[one], devices[other]).seconds(num_bytes)
+    except KeyError:
+        low, high = sorted((one, other))
+        return sum(plan.cluster.link(devices[k], devices[k + 1]).seconds(num_bytes) for k in range(low, high))
+
+
+def _check_memory(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
+    device = _device(plan, stage)
+    rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches)
+    found = stage_memory(
+        stage_facts(candidate.graph, first, last), rules, num_in_flight(rules, len(plan.stages), stage.index)
+    )
+    where = f"stage {stage.index}"
+    _require(stage.memory == found, f"{where}: memory is {found}, not {stage.memory}")
+    _require(stage.peak_bytes == found.total, f"{where}: peak is {found.total}, not {stage.peak_bytes}")
+    _require(stage.parameter_bytes == found.parameters, f"{where}: parameters are {found.parameters}")
+    _require(stage.capacity_bytes == device.memory_bytes, f"{where}: {device.name} has {device.memory_bytes}")
+    _require(found.total <= device.memory_bytes, f"{where}: {found.total} bytes do not fit on {device.name}")
+
+
+def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
+    expected = []
+    for index, cut in enumerate(boundaries[1:-1]):
+        link = plan.cluster.link(_device(plan, plan.stages[index]), _device(plan, plan.stages[index + 1]))
+        for value in graph.values:
+            if value.producer < cut <= max(value.consumers):
+                seconds = link.latency_seconds + value.bytes / link.bandwidth_bytes_per_second
+                returns = plan.job.mode == "train" and value.differentiable
+                expected.append((value.name, index, index + 1, value.bytes, seconds, seconds if returns else 0.0))
+    _require(len(plan.transfers) == len(expected), f"{len(expected)} transfers are needed, not {len(plan.transfers)}")
+    for transfer, (name, source, target, num_bytes, seconds, backward) in zip(plan.transfers, expected, strict=True):
+        claimed = (transfer.tensor, transfer.from_stage, transfer.to_stage, transfer.bytes)
+        _require(claimed == (name, source, target, num_bytes), f"transfer {claimed} should be {name}, {num_bytes} bytes")
+        _same(f"transfer of {name}", transfer.seconds, seconds)
+        _same(f"return of {name}", transfer.backward_seconds, backward)
+
+
+def _check_schedule(plan: Plan, candidate: Candidate) -> None:
+    schedule, training = plan.schedule, plan.job.mode == "train"
+    _require(schedule.num_microbatches == candidate.num_microbatches, "the candidate has another micro-batch count")
+    _require(plan.job.batch == candidate.batch, f"the candidate's batch is {candidate.batch}, the job's {plan.job.batch}")
+    _require(plan.job.microbatches in (None, schedule.num_microbatches), "another micro-batch count was asked for")
+    _require(not training or plan.job.schedule in (None, schedule.name), "another schedule was asked for")
+    expected = warmup(schedule.name, len(plan.stages), schedule.num_microbatches, training)
+    _require(schedule.warmup == expected, f"warm-up is {expected}, not {schedule.warmup}")
+
+
+def _check_step(plan: Plan, candidate: Candidate) -> None:
+    timeline, prediction = simulate(plan), plan.prediction
+    _same("step", prediction.step_seconds, timeline.step_seconds)
+    if plan.job.mode == "infer":
+        times = _stage_seconds(plan)
+        _same("step", prediction.step_seconds, sum(times) + (plan.schedule.num_microbatches - 1) * max(times))
+    _same("throughput", prediction.throughput_per_second, candidate.batch / timeline.step_seconds)
+    forward = sum(stage.forward_seconds for stage in plan.stages) + sum(t.seconds for t in plan.transfers)
+    _same("latency", prediction.latency_seconds, forward)
+    num, busy = plan.schedule.num_microbatches, 0.0
+    for stage in plan.stages:
+        computing = num * (stage.forward_seconds + stage.backward_seconds) + stage.optimizer_seconds
+        _require(
+            math.isclose(stage.utilisation, computing / timeline.step_seconds, rel_tol=1e-6),
+            f"stage {stage.index}: utilisation is {computing / timeline.step_seconds}, not {stage.utilisation}",
+        )
+        busy += computing
+    idle = 1 - busy / (timeline.step_seconds * len(plan.stages))
+    _require(abs(prediction.bubble_fraction - max(0.0, idle)) < 1e-6, f"bubble is {idle}")
+
+
+def _stage_seconds(plan: Plan) -> list[float]:
+    """Computing and the incoming boundary, of one micro-batch."""
+    times = [stage.forward_seconds + stage.backward_seconds for stage in plan.stages]
+    for transfer in plan.transfers:
+        times[transfer.to_stage] += transfer.seconds + transfer.backward_seconds
+    return times
+
+
+def _check_proof(plan: Plan) -> None:
+    times, proof = _stage_seconds(plan), plan.proof
+    repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
+    objective = sum(times) + repeats * max(times) + plan.stages[0].optimizer_seconds
+    _same("objective", proof.objective_seconds, objective)
+    _require(proof.bound_seconds <= objective * (1 + 1e-6), f"bound {proof.bound_seconds} above objective {objective}")
+    _same("gap", 1 + proof.gap, max(1.0, objective / proof.bound_seconds) if proof.bound_seconds else math.inf)
+    if proof.outcome == "proven":
+        _require(proof.gap <= plan.job.gap * (1 + 1e-6) + 2e-5, f"a gap of {proof.gap} is not proven")

@@ -1,0 +1,89 @@
+"""A layout with everything that is known of it: what plans and baselines are compared by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopart.planning.arcs import Instance
+from autopart.planning.chain import Path
+from autopart.planning.costs import Layout, StageCost, layout_costs, misfit, objective_seconds
+from autopart.planning.simulate import StageTimes, run_schedule
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job, ScheduleName
+from autopart.schema.problem import Candidate
+from autopart.schema.timeline import Timeline
+
+__all__ = ["Option", "evaluate", "layout_of", "rank", "schedules"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A layout of a candidate, evaluated."""
+
+    candidate: Candidate
+    layout: Layout
+    costs: tuple[StageCost, ...]
+    timeline: Timeline
+    objective_seconds: float
+    misfit: str
+    """why it breaks a memory cap, else empty"""
+
+    @property
+    def step_seconds(self) -> float:
+        """Simulated time of one step."""
+        return self.timeline.step_seconds
+
+
+def schedules(job: Job) -> tuple[ScheduleName, ...]:
+    """The schedules a job allows, the one that needs least memory first; inference only ever runs forward."""
+    if job.mode == "infer":
+        return ("gpipe",)
+    return (job.schedule,) if job.schedule is not None else ("1f1b", "gpipe")
+
+
+def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -> Option:
+    """A layout's costs, simulation and objective.
+
+    Raises:
+        KeyError: two neighbouring stages lie on devices that no link connects.
+    """
+    costs = layout_costs(candidate, cluster, job, layout)
+    times = tuple(
+        StageTimes(
+            forward_seconds=cost.forward_seconds, backward_seconds=cost.backward_seconds,
+            receive_seconds=cost.receive_seconds, return_seconds=cost.return_seconds,
+            optimizer_seconds=cost.optimizer_seconds, exchanges_with=cost.exchanges_with,
+        )
+        for cost in costs
+    )
+    return Option(
+        candidate=candidate,
+        layout=layout,
+        costs=costs,
+        timeline=run_schedule(times, layout.schedule, layout.num_microbatches, training=job.mode == "train"),
+        objective_seconds=objective_seconds(costs, layout.num_microbatches, latency=job.objective == "latency"),
+        misfit=misfit(costs, layout),
+    )
+
+
+def layout_of(instance: Instance, path: Path, schedule: ScheduleName) -> Layout:
+    """The layout of a path; of a group's devices the first ones of the cluster are used, in path order."""
+    arcs = instance.arcs
+    next_device = [0] * instance.num_groups
+    devices = []
+    for arc in path:
+        group = int(arcs.group[arc])
+        devices.append(instance.groups[group].devices[next_device[group]].name)
+        next_device[group] += 1
+    boundaries = [instance.boundaries[int(arcs.first[arc])] for arc in path]
+    return Layout(
+        num_microbatches=instance.num_microbatches, schedule=schedule,
+        boundaries=(*boundaries, instance.boundaries[-1]), devices=tuple(devices),
+    )
+
+
+def rank(option: Option, job: Job) -> tuple[float, int, int, tuple[int, ...], tuple[str, ...]]:
+    """Sorting key: the simulated step (for latency the objective), then fewer stages, fewer micro-batches, names."""
+    seconds = option.objective_seconds if job.objective == "latency" else option.step_seconds
+    layout = option.layout
+    return (seconds, layout.num_stages, layout.num_microbatches, layout.boundaries, layout.devices)
