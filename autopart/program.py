@@ -113,6 +113,22 @@ class Program:
             seen.update(reads)
         return tuple(shared)
 
+    def constants(
+        self, names: tuple[str, ...], *, weight: Callable[[str], torch.Tensor], device: torch.device
+    ) -> dict[str, torch.Tensor]:
+        """The values of these constants, computed on ``device``."""
+        wanted = set(names)
+        nodes = [node for node in self.captured.graph.nodes if node.name in wanted]
+        if not nodes:
+            return {}
+        ordered = [node.name for node in nodes]
+        segment = build_segment(
+            nodes, layers=range(0), inputs=(), outputs=ordered, weight_name=dict(self.weight_names).__getitem__,
+            weight=weight, device=device,
+        )  # fmt: skip
+        with torch.no_grad():
+            return dict(zip(ordered, segment(), strict=True))
+
     def weight(self, name: str) -> torch.Tensor:
         """The user's own tensor of this name, as the module holds it now."""
         owner, _, leaf = name.rpartition(".")

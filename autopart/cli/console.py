@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
+
+from autopart.errors import UsageError
 from autopart.progress import Progress, silent
 
-__all__ = ["note", "print_result", "progress_bar", "write_result"]
+__all__ = ["discard_output", "note", "print_result", "progress_bar", "write_result"]
+
+EXIT_BROKEN_PIPE = 128 + 13
 
 
 def print_result(text: str) -> None:
-    """Writes a result, with one newline at its end, to standard output."""
-    sys.stdout.write(text if text.endswith("\n") else text + "\n")
+    """Writes a result, with one newline at its end, to standard output.
+
+    Raises:
+        typer.Exit: nobody reads it any more; the code is that of a process that SIGPIPE ended.
+        UsageError: it cannot be written, to a full disk for example.
+    """
+    try:
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_output()
+        raise typer.Exit(EXIT_BROKEN_PIPE) from None
+    except OSError as error:
+        discard_output()
+        raise UsageError(f"standard output cannot be written: {error.strerror}; give a file with -o") from None
+
+
+def discard_output() -> None:
+    """Gives what is still buffered for standard output somewhere to go: Python flushes it once more when it exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def note(text: str) -> None:

@@ -6,6 +6,7 @@ Nothing here imports torch; the commands do when they run, so that ``autopart --
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import os
 import sys
 import traceback
@@ -25,10 +26,9 @@ __all__ = ["app", "main"]
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + 2
-EXIT_BROKEN_PIPE = 128 + 13
 
 app = typer.Typer(
-    name="autopart", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
+    name="autopart", add_completion=False, pretty_exceptions_enable=False,
     help="Plans how a PyTorch model is spread over the devices you have, and runs it.",
     epilog="Exit codes: 0 done, 2 wrong usage or bad input, 3 no feasible plan, 4 not traceable, 5 a run failed.",
 )
@@ -74,20 +74,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     show = "--traceback" in words or os.environ.get("AUTOPART_TRACEBACK", "") not in ("", "0")
     words = [word for word in words if word != "--traceback"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without … and → gets their numbers
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
-            code = typer.main.get_command(app).main(words, prog_name="autopart", standalone_mode=False)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # Python flushes standard output once more when it exits; give it somewhere to go.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return EXIT_BROKEN_PIPE
+            code = typer.main.get_command(app).main(
+                words or ["--help"], prog_name="autopart", standalone_mode=False
+            )
         except (KeyboardInterrupt, typer.Abort):
             note("autopart: interrupted")
             return EXIT_INTERRUPTED
         except Exception as error:
             return _report(error, show)
+    if not words:
+        return EXIT_USAGE
     return code if isinstance(code, int) else 0
 
 

@@ -55,8 +55,8 @@ def plan(
     job = {
         "mode": mode, "batch": batch, "microbatches": whole_or_auto(microbatches, "--microbatches"),
         "schedule": None if schedule == "auto" else schedule, "optimizer": optimizer_of(mode, optimizer),
-        "dtype": dtype, "objective": objective, "stages": whole_or_auto(stages, "--stages"), "method": method, "solver": solver,
-        "time_limit_seconds": parse_seconds(time_limit), "gap": gap,
+        "dtype": dtype, "objective": objective, "stages": whole_or_auto(stages, "--stages"), "method": method,
+        "solver": solver, "time_limit_seconds": parse_seconds(time_limit), "gap": gap,
     }
     from autopart import api
     from autopart.reporting import plan_text

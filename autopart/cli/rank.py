@@ -56,7 +56,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     running.join_group(device, spec.group_timeout_seconds)
     pipeline = running.DistributedPipeline(
         program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
-        stopwatch=running.stopwatch_for(device, planned.speed),
+        stopwatch=running.stopwatch_for(device, planned.speed), joins_outputs=False,
     )
     here = running.stage_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
     running.drop_weights(source.model, keep=set(here))

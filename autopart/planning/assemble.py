@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from autopart.planning.costs import StageCost
 from autopart.planning.groups import link_between
 from autopart.planning.options import Option
@@ -112,7 +114,7 @@ def _origin(option: Option, cluster: Cluster) -> Origin:
     origins = {kind.origin for kind in kinds}
     links = dict.fromkeys(
         f"{link.ends[0]} - {link.ends[1]}: {link.origin}, {link.source}"
-        for link in (link_between(cluster, *pair) for pair in zip(devices, devices[1:], strict=False))
+        for link in (link_between(cluster, *pair) for pair in pairwise(devices))
         if link is not None
     )
     return Origin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 from autopart.planning.costs import Layout
 from autopart.planning.groups import link_between
@@ -64,7 +65,7 @@ def _time_balanced(candidate: Candidate, cluster: Cluster, job: Job, schedule: S
     ends = (*sorted(set(candidate.graph.legal_cuts)), len(candidate.graph.layers))
     num_stages = job.stages or len(cluster.devices)
     low, high = elapsed[-1] / num_stages * (1 - 1e-9), elapsed[-1]
-    best = (0, ends[-1])
+    best: Boundaries = (0, ends[-1])
     for _ in range(50):
         middle = (low + high) / 2
         filled = _fill_up_to(middle, elapsed, ends)
@@ -113,7 +114,7 @@ def evaluate_baseline(
         for schedule in schedules(job):
             boundaries = BASELINES[method](candidate, cluster, job, schedule)
             devices = cluster.devices[: len(boundaries) - 1]
-            linked = all(link_between(cluster, *pair) for pair in zip(devices, devices[1:], strict=False))
+            linked = all(link_between(cluster, *pair) for pair in pairwise(devices))
             if linked and job.stages in (None, len(devices)):
                 layout = Layout(
                     num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,

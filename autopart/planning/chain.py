@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopart.planning.arcs import Arcs, Instance
+from autopart.planning.prices import price_arcs
 
 __all__ = ["Path", "best_path", "count_vectors", "is_exact", "path_objective"]
 
@@ -41,13 +42,15 @@ def count_vectors(counts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     """Vectors of used devices, fewest devices first.
 
     All of them if they are few.  Else those in which the groups follow one another in blocks, the later blocks full,
-    for up to 24 orders of the groups: a plan of such vectors is a good one, not a proven one.
+    for as many orders of the groups as keep them few: a plan of such vectors is a good one, not a proven one.
     """
     if is_exact(counts):
         vectors = set(itertools.product(*(range(count + 1) for count in counts)))
     else:
         vectors = set()
-        for order in itertools.islice(itertools.permutations(range(len(counts))), 24):
+        for order in itertools.permutations(range(len(counts))):
+            if len(vectors) > MAX_VECTORS:
+                break
             vector = [0] * len(counts)
             vectors.add(tuple(vector))
             for group in order:
@@ -128,30 +131,65 @@ def best_path(
     Least up to ``tolerance`` if ``is_exact``, else merely good.  ``at_least``: devices of every group that it must
     use.  The threshold on the stage time comes down as in ``bounds.prove``.
     """
-    vectors = count_vectors(instance.counts)
-    allowed = np.asarray([
+    search = _Search(instance, _allowed(instance, at_least), below, tolerance)
+    threshold = search.floor_seconds * FIRST_THRESHOLD if instance.repeats else math.inf
+    highest = float(instance.arcs.seconds.max(initial=0.0))
+    while not search.below(threshold)[0] and threshold <= highest:
+        threshold *= FIRST_THRESHOLD
+    if not instance.repeats:
+        return search.best
+    least_sum = price_arcs(instance, instance.arcs, search.target, at_least).bound
+    threshold = (search.target - least_sum) / instance.repeats
+    while threshold >= search.floor_seconds:
+        found, least_sum = search.below(threshold)
+        if not found:
+            break
+        threshold = min(threshold, (search.target - least_sum) / instance.repeats)
+    return search.best
+
+
+FIRST_THRESHOLD = 1.5
+"""the first stage time tried is so many times the floor, and so many times more until a plan is found"""
+
+
+def _allowed(instance: Instance, at_least: tuple[int, ...] | None) -> npt.NDArray[np.bool_]:
+    """Which count vectors may be a whole plan's."""
+    return np.asarray([
         sum(vector) > 0
         and (instance.num_stages is None or sum(vector) == instance.num_stages)
         and all(used >= need for used, need in zip(vector, at_least or (0,) * len(vector), strict=True))
-        for vector in vectors
+        for vector in count_vectors(instance.counts)
     ])
+
+
+@dataclass(slots=True)
+class _Search:
+    """The best path so far, and what one must be below to be better."""
+
+    instance: Instance
+    allowed: npt.NDArray[np.bool_]
+    target: float
+    tolerance: float
     best: Path = ()
-    target, threshold = below, math.inf
-    while True:
-        indices = np.flatnonzero(instance.arcs.seconds < threshold)
-        arcs = instance.arcs.keep(instance.arcs.seconds < threshold)
+
+    @property
+    def floor_seconds(self) -> float:
+        """No plan's largest stage time is below."""
+        return self.instance.floor_seconds
+
+    def below(self, threshold: float) -> tuple[bool, float]:
+        """Whether any path has only stages below the threshold, and the least sum of weights of one."""
+        instance, vectors = self.instance, count_vectors(self.instance.counts)
+        mask = instance.arcs.seconds < threshold
+        arcs, indices = instance.arcs.keep(mask), np.flatnonzero(mask)
         table = _fill(instance, arcs, vectors)
-        totals = np.where(allowed, table.sums[0, instance.num_groups, :-1], np.inf)
+        totals = np.where(self.allowed, table.sums[0, instance.num_groups, :-1], np.inf)
         vector = int(totals.argmin())
         if not np.isfinite(totals[vector]):
-            return best
+            return False, math.inf
         path = _walk(instance, arcs, vectors, table, vector)
         objective = path_objective(instance, arcs, path)
-        if objective < target:
-            best = tuple(int(indices[arc]) for arc in path)
-            target = objective * (1 - tolerance)
-        if not instance.repeats:
-            return best
-        threshold = min(threshold, (target - float(totals[vector])) / instance.repeats)
-        if threshold < instance.floor_seconds:
-            return best
+        if objective < self.target:
+            self.best = tuple(int(indices[arc]) for arc in path)
+            self.target = objective * (1 - self.tolerance)
+        return True, float(totals[vector])

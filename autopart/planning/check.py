@@ -49,7 +49,8 @@ def _require(condition: bool, message: str) -> None:
 
 def _same(what: str, claimed: float, found: float) -> None:
     _require(
-        math.isclose(claimed, found, rel_tol=TOLERANCE, abs_tol=1e-15), f"{what}: the plan says {claimed}, it is {found}"
+        math.isclose(claimed, found, rel_tol=TOLERANCE, abs_tol=1e-15),
+        f"{what}: the plan says {claimed}, it is {found}",
     )
 
 
@@ -72,7 +73,7 @@ def _check_devices(plan: Plan) -> None:
     _require(len(set(used)) == len(used), "a device is used twice")
     left_out = {excluded.device for excluded in plan.excluded}
     known = {device.name for device in plan.cluster.devices}
-    _require(set(used) | left_out == known and not set(used) & left_out, "devices are not used or excluded exactly once")
+    _require(set(used) | left_out == known and not set(used) & left_out, "not every device is used or excluded once")
     _require(plan.job.stages in (None, len(plan.stages)), f"{plan.job.stages} stages were asked for")
 
 
@@ -146,7 +147,7 @@ def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
     _require(len(plan.transfers) == len(expected), f"{len(expected)} transfers are needed, not {len(plan.transfers)}")
     for transfer, (name, source, target, num_bytes, seconds, backward) in zip(plan.transfers, expected, strict=True):
         claimed = (transfer.tensor, transfer.from_stage, transfer.to_stage, transfer.bytes)
-        _require(claimed == (name, source, target, num_bytes), f"transfer {claimed} should be {name}, {num_bytes} bytes")
+        _require(claimed == (name, source, target, num_bytes), f"transfer {claimed} is of {name}, {num_bytes} bytes")
         _same(f"transfer of {name}", transfer.seconds, seconds)
         _same(f"return of {name}", transfer.backward_seconds, backward)
 
@@ -154,7 +155,7 @@ def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
 def _check_schedule(plan: Plan, candidate: Candidate) -> None:
     schedule, training = plan.schedule, plan.job.mode == "train"
     _require(schedule.num_microbatches == candidate.num_microbatches, "the candidate has another micro-batch count")
-    _require(plan.job.batch == candidate.batch, f"the candidate's batch is {candidate.batch}, the job's {plan.job.batch}")
+    _require(plan.job.batch == candidate.batch, f"the candidate's batch is {candidate.batch}")
     _require(plan.job.microbatches in (None, schedule.num_microbatches), "another micro-batch count was asked for")
     _require(not training or plan.job.schedule in (None, schedule.name), "another schedule was asked for")
     expected = warmup(schedule.name, len(plan.stages), schedule.num_microbatches, training)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
@@ -149,7 +150,7 @@ def _exchange_seconds(cluster: Cluster, layout: Layout, pair: tuple[int, int], n
     if direct is not None:
         return direct.seconds(2 * num_bytes)
     path = [cluster.device(name) for name in layout.devices[pair[0] : pair[1] + 1]]
-    return sum(cluster.link(one, other).seconds(2 * num_bytes) for one, other in zip(path, path[1:], strict=False))
+    return sum(cluster.link(one, other).seconds(2 * num_bytes) for one, other in pairwise(path))
 
 
 def misfit(costs: tuple[StageCost, ...], layout: Layout) -> str:

@@ -1,0 +1,25 @@
+"""What layers cost on devices and links: measured where they are here, estimated where they are not."""
+
+from __future__ import annotations
+
+from autopart.profiling.catalogue import kind, kind_in, kinds, link_kind, link_kinds
+from autopart.profiling.cluster import read_cluster
+from autopart.profiling.estimate import estimate
+from autopart.profiling.here import devices_here
+from autopart.profiling.links import measure_links
+from autopart.profiling.measure import measure
+from autopart.profiling.profiler import profile
+
+__all__ = [
+    "devices_here",
+    "estimate",
+    "kind",
+    "kind_in",
+    "kinds",
+    "link_kind",
+    "link_kinds",
+    "measure",
+    "measure_links",
+    "profile",
+    "read_cluster",
+]

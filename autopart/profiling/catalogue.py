@@ -15,7 +15,6 @@ from typing import Literal
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-import autopart
 from autopart.errors import DeviceError
 from autopart.schema.device import Cluster, Figure, Kind, LinkKind, Peak
 from autopart.units import parse_bytes, parse_bytes_per_second, parse_flops_per_second, parse_seconds
@@ -162,8 +161,8 @@ def _read_yaml(name: str) -> object:
 
 def _profiles() -> Traversable:
     """Where the YAML files lie: inside the installed package, or beside it in a source checkout."""
-    installed = resources.files(autopart) / "profiles"
-    return installed if installed.is_dir() else Path(autopart.__file__).parent.parent / "profiles"
+    installed = resources.files("autopart") / "profiles"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "profiles"
 
 
 def _read_kind(row: _KindRow, sources: Mapping[str, str]) -> Kind:

@@ -30,7 +30,7 @@ MAX_NUM_DEVICES = 1024
 UNIFIED_MEMORY_SHARE = 0.7
 """What an Apple GPU may use of the memory it shares with the processor (source: devices.yaml)."""
 
-_COUNTED = re.compile(r"(\d+)\s*[x*]\s*(.+)", re.IGNORECASE)
+_COUNTED = re.compile(r"(\d{1,9})\s*[x*]\s*(.+)", re.IGNORECASE)
 
 
 def read_devices(text: str | Sequence[str]) -> tuple[Device, ...]:
@@ -123,9 +123,9 @@ def _read_core(match: re.Match[str]) -> tuple[Device, ...]:
 
 _FORMS: tuple[tuple[str, Callable[[re.Match[str]], tuple[Device, ...]]], ...] = (
     ("auto", _read_auto),
-    (r"cuda:(\d+)", lambda match: (cuda_device(int(match[1])),)),
+    (r"cuda:(\d{1,6})", lambda match: (cuda_device(int(match[1])),)),
     ("cpu", lambda _: (cpu_device(),)),
-    (r"cpu:(\d+)(?:@(.*))?", _read_core),
+    (r"cpu:(\d{1,6})(?:@(.*))?", _read_core),
 )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autopart.reporting.tables import facts, heading, table
+from autopart.reporting.tables import facts, flop, heading, table
 from autopart.schema.device import Device, Figure, Kind
-from autopart.units import format_bytes, format_count, format_rate
+from autopart.units import format_bytes, format_rate
 
 __all__ = ["devices_text", "kind_text"]
 
@@ -38,7 +38,7 @@ def kind_text(kind: Kind) -> str:
     rows = [
         ("memory", format_bytes(kind.memory_bytes.value), kind.memory_bytes),
         ("bandwidth", format_rate(kind.bandwidth_bytes_per_second.value), kind.bandwidth_bytes_per_second),
-        *((f"{peak.dtype} peak", f"{format_count(peak.flops_per_second.value)}FLOP/s", peak.flops_per_second)
+        *((f"{peak.dtype} peak", f"{flop(peak.flops_per_second.value)} FLOP/s", peak.flops_per_second)
           for peak in kind.peaks),
     ]
     if kind.link_bytes_per_second is not None:
@@ -60,7 +60,7 @@ def kind_text(kind: Kind) -> str:
 def _peak(kind: Kind, dtype: str) -> str:
     for peak in kind.peaks:
         if peak.dtype == dtype:
-            return format_count(peak.flops_per_second.value)
+            return flop(peak.flops_per_second.value)
     return ""
 
 

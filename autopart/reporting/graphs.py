@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopart.reporting.tables import facts, table
+from autopart.reporting.tables import facts, flop, table
 from autopart.schema.graph import Graph
 from autopart.schema.profile import Profile
 from autopart.units import format_bytes, format_count, format_seconds
@@ -23,7 +23,7 @@ def trace_text(graph: Graph) -> str:
             layer.name,
             format_count(sum(weight.num_elements for weight in own if not weight.is_buffer)) + tied,
             format_bytes(sum(weight.bytes for weight in own)),
-            format_count(layer.flops),
+            flop(layer.flops),
             format_bytes(layer.peak_bytes),
             format_bytes(layer.saved_bytes),
             _cut_bytes(graph, index),
@@ -55,7 +55,7 @@ def profile_text(profile: Profile, graph: Graph) -> str:
 def _summary(graph: Graph) -> str:
     return (
         f"{graph.model}: {format_count(graph.num_parameters)} parameters ({format_bytes(graph.parameter_bytes)} with "
-        f"buffers) in {len(graph.layers)} layers, {format_count(graph.flops)} FLOPs forward for a batch of "
+        f"buffers) in {len(graph.layers)} layers, {flop(graph.flops)} FLOPs forward for a batch of "
         f"{graph.batch_size}, {len(graph.legal_cuts)} places to cut"
     )
 

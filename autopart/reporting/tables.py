@@ -8,7 +8,7 @@ from tabulate import tabulate
 
 from autopart.units import format_count
 
-__all__ = ["facts", "heading", "layer_range", "percent", "rate", "table", "times"]
+__all__ = ["facts", "flop", "heading", "layer_range", "percent", "rate", "table", "times"]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0,)) -> str:
@@ -46,6 +46,11 @@ def rate(samples_per_second: float) -> str:
     """A throughput with three significant digits."""
     number = format_count(samples_per_second) if samples_per_second >= 1000 else f"{samples_per_second:.3g}"
     return f"{number} samples/s"
+
+
+def flop(count: float) -> str:
+    """A number of floating-point operations: k, M, G, T; format_count's B for 10^9 is not said of them."""
+    return format_count(count).replace("B", "G")
 
 
 def times(factor: float) -> str:

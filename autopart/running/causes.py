@@ -77,7 +77,8 @@ def _raised(failure: RankFailure) -> RunError:
 def _ended(death: Death, device: str, log: str) -> RunError:
     who = f"rank {death.rank} ({device})"
     if death.exit_code >= 0:
-        return RunError(f"{who} ended with exit code {death.exit_code} and no exception; see its last lines", detail=log)
+        message = f"{who} ended with exit code {death.exit_code} and no exception; see what it printed last"
+        return RunError(message, detail=log)
     number = -death.exit_code
     names = {each.value: each.name for each in signal.Signals}
     hint = f"; {_HINTS[number]}" if number in _HINTS else ""

@@ -50,6 +50,8 @@ class DistributedPipeline:
         optimizer: a name of the job, or a function of the stage's trainable parameters; without one gradients
             accumulate and are the caller's to use and to clear.
         stopwatch: what the parts of a step are timed with.
+        joins_outputs: in inference ``step`` gives one output for the batch; False: a tuple of the micro-batches'
+            outputs, which saves a copy (of 206 MB for 1,024 tokens of GPT-2).
 
     Raises:
         RunError: the plan is not of this model, or the process group has another size than the plan has stages.
@@ -64,12 +66,14 @@ class DistributedPipeline:
         loss_fn: LossFunction | None = None,
         optimizer: OptimizerChoice = None,
         stopwatch: Stopwatch | None = None,
+        joins_outputs: bool = True,
     ) -> None:
         _check_group(plan)
         span = spans(plan, program.graph)[rank]
         self.device = stage_device(plan, rank)
         self.stopwatch = stopwatch or stopwatch_for(self.device)
         self._program, self._plan = program, plan
+        self._joins_outputs = joins_outputs
         self._training = plan.job.mode == "train"
         self._is_first, self._is_last = rank == 0, rank == len(plan.stages) - 1
         self._feed = Feed()
@@ -127,6 +131,7 @@ class DistributedPipeline:
     def _train(self) -> torch.Tensor | None:
         if self.optimizer is not None:
             self.optimizer.zero_grad()
+        self._shared.set_aside()
         self._run(target=self._numbers() if self._is_last else None)
         self._shared.wait()
         with self.stopwatch.part("optimizer"):
@@ -144,6 +149,8 @@ class DistributedPipeline:
         graph = self._program.graph
         chunks = [restore_shapes(values, graph) for values in self._stage.kept]
         self._stage.kept.clear()
+        if not self._joins_outputs:
+            return tuple(self._program.unflatten_outputs(chunk) for chunk in chunks)
         return self._program.unflatten_outputs(join_outputs(chunks, graph))
 
     def _examples(self, boundary: int) -> tuple[torch.Tensor, ...]:

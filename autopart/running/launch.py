@@ -123,10 +123,7 @@ def _failure(spec: RankSpec) -> AutopartError:
 
 
 def _last_lines(directory: Path, rank: int | None) -> str:
-    """The end of a rank's standard error, or of the launcher's if that is empty."""
-    logs = [] if rank is None else sorted(directory.glob(f"logs/*/attempt_0/{rank}/stderr.log"))
-    for log in (*logs, directory / "agent.log"):
-        text = log.read_bytes()[-_LOG_BYTES:].decode(errors="replace").strip() if log.exists() else ""
-        if text:
-            return "\n".join(text.splitlines()[-10:])
-    return ""
+    """The end of a rank's standard error, or of the launcher's for None."""
+    logs = directory.glob("agent.log" if rank is None else f"logs/*/attempt_0/{rank}/stderr.log")
+    texts = [log.read_bytes()[-_LOG_BYTES:].decode(errors="replace").strip() for log in logs]
+    return "\n".join("\n".join(texts).splitlines()[-10:])

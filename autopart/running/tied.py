@@ -55,10 +55,17 @@ class SharedWeights:
             for sharing, group in groups
             if rank in sharing.stages
         ]
+        self._earlier: list[torch.Tensor | None] = []
         with torch.no_grad():
             for source, group, weights in self._members:
                 for weight in weights:
                     dist.broadcast(weight.detach(), src=source, group=group)
+
+    def set_aside(self) -> None:
+        """Before the backward passes: keeps earlier steps' gradients, which are whole already, out of the sum."""
+        self._earlier = [weight.grad for weight in self._trainable]
+        for weight in self._trainable:
+            weight.grad = None
 
     def wait(self) -> None:
         """Waits until every holder has its gradients, so that the exchange alone can be timed."""
@@ -66,13 +73,20 @@ class SharedWeights:
             dist.barrier(group=group)
 
     def exchange(self) -> None:
-        """Sums the gradients of each shared parameter over its holders."""
+        """Sums this step's gradients of each shared parameter over its holders, and adds earlier steps'."""
         for _, group, weights in self._members:
             for weight in weights:
                 if weight.requires_grad:
                     if weight.grad is None:  # no path to the loss from this stage; its share of the sum is zero
                         weight.grad = torch.zeros_like(weight)
                     dist.all_reduce(weight.grad, group=group)
+        for weight, earlier in zip(self._trainable, self._earlier, strict=True):
+            if earlier is not None and weight.grad is not None:
+                weight.grad = earlier.add_(weight.grad)
+
+    @property
+    def _trainable(self) -> list[torch.Tensor]:
+        return [weight for _, _, weights in self._members for weight in weights if weight.requires_grad]
 
 
 def _weights(segment: Segment) -> dict[str, torch.Tensor]:

@@ -233,8 +233,7 @@ def _other_faults(error: ValidationError) -> str:
 
 def _fault(fault: Any) -> str:
     path = ".".join(str(step) for step in fault["loc"][1:])
-    words = {"unexpected_keyword_argument": "unknown field", "missing_argument": "missing field",
-             "missing_keyword_only_argument": "missing field"}
+    words = {"unexpected_keyword_argument": "unknown field", "missing": "missing field"}
     what = words.get(fault["type"], str(fault["msg"]).removeprefix("Value error, "))
     value = f" (here {fault['input']!r})" if isinstance(fault["input"], str | int | float) else ""
     if fault["type"] in words:

@@ -1,0 +1,207 @@
+"""What a plan says in words: the verdict, why devices are left out, and what to watch."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from autopart.planning.arcs import build_instance
+from autopart.planning.chain import best_path, is_exact
+from autopart.planning.groups import group_devices
+from autopart.planning.memory import Rules, stage_facts, stage_memory
+from autopart.planning.optimum import Optimum, options_of
+from autopart.planning.options import Option, rank, schedules
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.plan import Baseline, Excluded, PlanWarning, Proof
+from autopart.units import format_bytes, format_seconds
+
+__all__ = ["reasons", "verdict_of", "warnings_of"]
+
+
+def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
+    """Why every device that an option leaves out is left out, each with a number."""
+    used = set(option.layout.devices)
+    excluded: dict[str, str] = {}
+    groups = group_devices(cluster)
+    for number, group in enumerate(groups):
+        left_out = [device.name for device in group.devices if device.name not in used]
+        if left_out:
+            at_least = [0] * len(groups)
+            at_least[number] = group.size - len(left_out) + 1
+            excluded |= dict.fromkeys(left_out, _reason(option, cluster, job, tuple(at_least), group.device.name))
+    return tuple(Excluded(device=d.name, reason=excluded[d.name]) for d in cluster.devices if d.name in excluded)
+
+
+def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str) -> str:
+    if job.method != "optimal":
+        return f"method '{job.method}' fills {option.layout.num_stages} devices without it"
+    instance = build_instance(option.candidate, cluster, job, schedules(job)[0])
+    others = options_of(option.candidate, cluster, job, instance, best_path(instance, at_least=at_least))
+    if not others:
+        return _cannot_help(option, cluster, job, name)
+    best = min(others, key=lambda other: rank(other, job))
+    factor = rank(best, job)[0] / rank(option, job)[0]
+    which = "the best plan" if is_exact(instance.counts) else "the best plan found"
+    seconds = format_seconds(rank(best, job)[0])
+    if factor < 1.005:
+        return f"does not help: {which} that uses it takes as long ({seconds}, {factor:.3f}x)"
+    return f"{which} that uses it is {factor:.2f}x slower ({seconds} a step)"
+
+
+def _cannot_help(option: Option, cluster: Cluster, job: Job, name: str) -> str:
+    graph, device = option.candidate.graph, cluster.device(name)
+    rules = Rules.of(job, schedules(job)[0], option.layout.num_microbatches)
+    ends = (0, *sorted(set(graph.legal_cuts)), len(graph.layers))
+    smallest = min(
+        stage_memory(stage_facts(graph, first, last), rules, 1).total
+        for first, last in pairwise(ends)
+    )
+    if smallest > device.memory_bytes:
+        return (
+            f"does not help: the smallest stage needs {format_bytes(smallest)}, "
+            f"it has {format_bytes(device.memory_bytes)}"
+        )
+    num_cuts = len(set(graph.legal_cuts))
+    return f"does not help: no plan that uses it fits ({num_cuts} legal cuts, {len(cluster.devices)} devices)"
+
+
+def verdict_of(
+    option: Option, cluster: Cluster, job: Job, baselines: tuple[Baseline, ...], excluded: tuple[Excluded, ...],
+    single_name: str,
+) -> str:
+    """One sentence: what to use, what to leave out and why, how much faster than one device and an even split."""
+    by_name = {baseline.name: baseline for baseline in baselines}
+    layout = option.layout
+    use = f"Use {_names(layout.devices)}"
+    if layout.num_stages == 1:
+        use += " alone: splitting does not pay" if len(cluster.devices) > 1 else ", the only device there is"
+    else:
+        use += f" with {layout.num_microbatches} micro-batch{'es' if layout.num_microbatches > 1 else ''}"
+    parts = [f"{use}, {format_seconds(option.step_seconds)} a step"]
+    if layout.num_stages > 1:
+        parts.append(_against_single(by_name["single-device"], single_name))
+    if job.method != "even" and len(cluster.devices) > 1:
+        parts.append(_against("an even split", by_name["even"]))
+    text = ", ".join(part for part in parts if part)
+    if excluded:
+        text += f"; leave out {_names(tuple(e.device for e in excluded))}: {excluded[0].reason}"
+    return text + "."
+
+
+def _names(names: tuple[str, ...]) -> str:
+    shown = list(names) if len(names) <= 6 else [*names[:5], f"{len(names) - 5} more"]
+    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+
+
+def _against_single(single: Baseline, name: str) -> str:
+    if single.factor is None:
+        return f"which no single device can hold ({single.reason})"
+    return _against(f"the best single device ({name})", single)
+
+
+def _against(what: str, baseline: Baseline) -> str:
+    if baseline.factor is None:
+        return f"where {what} does not fit" if baseline.reason else ""
+    if abs(baseline.factor - 1) < 0.005:
+        return f"as fast as {what}"
+    if baseline.factor < 1:
+        return f"{1 / baseline.factor:.2f}x slower than {what}"
+    return f"{baseline.factor:.2f}x faster than {what}"
+
+
+def warnings_of(
+    option: Option, cluster: Cluster, job: Job, optimum: Optimum, proof: Proof, baselines: tuple[Baseline, ...]
+) -> tuple[PlanWarning, ...]:
+    """What the user should know of the plan."""
+    return (
+        *_about_figures(option, cluster, job, optimum, proof),
+        *_about_pipeline(option, baselines),
+        *_about_memory(option),
+    )
+
+
+def _about_figures(
+    option: Option, cluster: Cluster, job: Job, optimum: Optimum, proof: Proof
+) -> list[PlanWarning]:
+    """Where the plan's figures are weaker than they look."""
+    found = []
+    kinds = {cluster.device(name).kind for name in option.layout.devices}
+    estimated = sorted(
+        kind.kind for kind in option.candidate.profile.kinds if kind.origin == "estimated" and kind.kind in kinds
+    )
+    if estimated:
+        found.append(PlanWarning(
+            code="estimated-profile",
+            message=f"times on {', '.join(estimated)} are estimated from data sheets, not measured",
+            suggestion="run 'autopart profile' on those devices and plan with what it saves",
+        ))
+    if proof.outcome == "feasible":
+        found.append(PlanWarning(
+            code="gap-not-reached",
+            message=f"the plan is proven to within {proof.gap:.2%} only, not {job.gap:.2%}",
+            suggestion="give a longer --time-limit, or accept a larger --gap",
+        ))
+    if optimum.remark:
+        found.append(PlanWarning(
+            code="solver-fallback", message=optimum.remark,
+            suggestion="nothing to do if the gap is small; else choose --solver or a longer --time-limit",
+        ))
+    if optimum.merged:
+        found.append(PlanWarning(
+            code="merged-layers",
+            message=f"{len(option.candidate.graph.layers)} layers were merged into items; the proof is about those",
+            suggestion="trace the model at a coarser level if every cut matters",
+        ))
+    if job.mode == "infer" and job.schedule == "1f1b":
+        found.append(PlanWarning(
+            code="schedule-ignored", message="inference has no backward to interleave: 1f1b runs as gpipe",
+            suggestion="leave --schedule away for inference",
+        ))
+    return found
+
+
+def _about_pipeline(option: Option, baselines: tuple[Baseline, ...]) -> list[PlanWarning]:
+    """Where devices wait."""
+    found = []
+    layout, step = option.layout, option.step_seconds
+    if layout.num_stages > 1:
+        shares = [option.timeline.busy_seconds(index) / step for index in range(layout.num_stages)]
+        lowest = min(range(len(shares)), key=lambda index: shares[index])
+        if shares[lowest] < 0.8:
+            found.append(PlanWarning(
+                code="low-utilisation",
+                message=f"{layout.devices[lowest]} (stage {lowest}) computes {shares[lowest]:.0%} of the time",
+                suggestion="more micro-batches, a faster link, or devices of more equal speed",
+            ))
+        bubble = 1 - sum(shares) / len(shares)
+        if bubble > 0.1:
+            found.append(PlanWarning(
+                code="bubble", message=f"the devices idle {bubble:.0%} of a step",
+                suggestion=f"a larger batch in more than {layout.num_microbatches} micro-batches shortens the bubble",
+            ))
+        if layout.num_microbatches < layout.num_stages:
+            found.append(PlanWarning(
+                code="few-microbatches",
+                message=f"{layout.num_microbatches} micro-batches cannot keep {layout.num_stages} stages busy",
+                suggestion=f"use a batch that divides into at least {layout.num_stages} micro-batches",
+            ))
+    single = next(b for b in baselines if b.name == "single-device")
+    if single.factor is not None and single.factor < 1 - 1e-6:
+        found.append(PlanWarning(
+            code="single-device-faster",
+            message=f"one device alone takes {format_seconds(single.step_seconds or 0.0)} a step, the plan longer",
+            suggestion="leave --microbatches, --stages and --method to the planner",
+        ))
+    return found
+
+
+def _about_memory(option: Option) -> list[PlanWarning]:
+    return [
+        PlanWarning(
+            code="memory-tight",
+            message=f"{device} is {cost.memory.total / cost.capacity_bytes:.1%} full at its peak",
+            suggestion="give it a lower --max-memory to keep a reserve, or use more micro-batches",
+        )
+        for cost, device in zip(option.costs, option.layout.devices, strict=True)
+        if cost.memory.total > 0.95 * cost.capacity_bytes
+    ]

@@ -1,0 +1,114 @@
+"""The best plan over all candidates, and the bound that none can beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from autopart.planning.arcs import Instance, build_instance
+from autopart.planning.bounds import Certificate, Effort, prove
+from autopart.planning.chain import Path, best_path, is_exact
+from autopart.planning.options import Option, evaluate, layout_of, schedules
+from autopart.progress import Progress
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.plan import Proof
+from autopart.schema.problem import Candidate
+
+__all__ = ["Optimum", "allowed_candidates", "find_optimum", "is_feasible", "options_of", "proof_of"]
+
+SMALLEST_GAP = 1e-5
+"""relative: below it the solvers' own tolerances decide"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimum:
+    """What the search over all candidates found."""
+
+    options: tuple[Option, ...]
+    """every path met, evaluated; () if nothing fits"""
+    bound_seconds: float
+    bound: str
+    closed: bool
+    solver: str
+    num_programs: int
+    remark: str
+    """why another solver than the first was asked, else empty"""
+    merged: bool
+
+
+def allowed_candidates(candidates: tuple[Candidate, ...], job: Job) -> tuple[Candidate, ...]:
+    """The candidates that may become the plan: those of the wanted count; for latency whole batches if there are."""
+    allowed = tuple(c for c in candidates if job.microbatches in (None, c.num_microbatches))
+    whole = tuple(c for c in allowed if c.num_microbatches == 1)
+    return whole if job.objective == "latency" and whole else allowed
+
+
+def options_of(candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, path: Path) -> list[Option]:
+    """A path under every allowed schedule in which it fits; [] for no path."""
+    options = [
+        evaluate(candidate, cluster, job, layout_of(instance, path, schedule))
+        for schedule in (schedules(job) if path else ())
+    ]
+    return [option for option in options if not option.misfit]
+
+
+def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
+    """Whether any plan of the candidate fits."""
+    instance = replace(build_instance(candidate, cluster, job, schedules(job)[0]), repeats=0)
+    found = bool(best_path(instance))
+    return found or (not is_exact(instance.counts) and bool(prove(instance, math.inf, effort).path))
+
+
+def find_optimum(
+    candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
+) -> Optimum:
+    """The best plans of the candidates and a bound over all of them: dynamic program first, integer programs then."""
+    num_steps = 2 * len(candidates)
+    instances = [build_instance(candidate, cluster, job, schedules(job)[0]) for candidate in candidates]
+    options: list[Option] = []
+    for done, (candidate, instance) in enumerate(zip(candidates, instances, strict=True)):
+        progress("planning", done, num_steps)
+        options += options_of(candidate, cluster, job, instance, best_path(instance))
+    first_found = {option.layout.num_microbatches: option.objective_seconds for option in reversed(options)}
+    order = sorted(range(len(candidates)), key=lambda k: first_found.get(candidates[k].num_microbatches, math.inf))
+    certificates: list[Certificate] = []
+    for done, index in enumerate(order):
+        progress("planning", len(candidates) + done, num_steps)
+        incumbent = min((option.objective_seconds for option in options), default=math.inf)
+        certificate = prove(instances[index], incumbent, effort, at_least_one_program=not done)
+        certificates.append(certificate)
+        options += options_of(candidates[index], cluster, job, instances[index], certificate.path)
+    progress("planning", num_steps, num_steps)
+    return _collect(options, instances, certificates)
+
+
+def _collect(options: list[Option], instances: list[Instance], certificates: list[Certificate]) -> Optimum:
+    closed = all(certificate.closed for certificate in certificates)
+    merged = any(instance.merged for instance in instances)
+    over = "cuts between items of merged layers" if merged else "all legal cuts"
+    method = "threshold path programs" if closed else "device prices and fractional balance (time limit)"
+    return Optimum(
+        options=tuple(options),
+        bound_seconds=min(certificate.bound_seconds for certificate in certificates),
+        bound=f"{method} over {over}",
+        closed=closed,
+        solver="+".join(sorted({c.solver for c in certificates if c.num_programs and c.solver != "none"})) or "none",
+        num_programs=sum(certificate.num_programs for certificate in certificates),
+        remark=next((certificate.remark for certificate in certificates if certificate.remark), ""),
+        merged=merged,
+    )
+
+
+def proof_of(option: Option, optimum: Optimum, job: Job, solve_seconds: float) -> Proof:
+    """How good an option is by the bound."""
+    objective = option.objective_seconds
+    bound = min(optimum.bound_seconds, objective)
+    gap = objective / bound - 1 if bound > 0 else math.inf
+    proven = optimum.closed and gap <= max(job.gap, 2 * SMALLEST_GAP)
+    outcome: str = "unproven-baseline" if job.method != "optimal" else "proven" if proven else "feasible"
+    return Proof(
+        objective_seconds=objective, bound_seconds=bound, bound=optimum.bound, gap=gap,
+        outcome=outcome,  # type: ignore[arg-type]  # one of the three words above
+        solver=optimum.solver, solve_seconds=solve_seconds,
+    )

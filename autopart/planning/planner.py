@@ -1,0 +1,135 @@
+"""The door's main act: from candidates, a cluster and a job to a checked plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from autopart.errors import InfeasibleError, UsageError
+from autopart.planning.advice import reasons, verdict_of, warnings_of
+from autopart.planning.assemble import assemble
+from autopart.planning.baselines import BASELINES, best_single_device, evaluate_baseline, summarise
+from autopart.planning.bounds import Effort
+from autopart.planning.check import check
+from autopart.planning.infeasible import infeasibility
+from autopart.planning.optimum import SMALLEST_GAP, allowed_candidates, find_optimum, proof_of
+from autopart.planning.options import Option, rank
+from autopart.progress import Progress, silent
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job, Method
+from autopart.schema.plan import Baseline, Plan
+from autopart.schema.problem import Candidate
+from autopart.units import format_seconds
+
+__all__ = ["plan"]
+
+
+def plan(
+    candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, *,
+    clock: Callable[[], float] = time.perf_counter, progress: Progress = silent,
+) -> Plan:
+    """The fastest plan that fits, over all candidates, with a bound on how good it is.
+
+    With ``job.microbatches`` set only candidates of that count become the plan; others serve as single-device
+    baseline and as suggestions.  The result has passed ``check``.
+
+    Raises:
+        UsageError: the candidates do not fit the job or the cluster.
+        InfeasibleError: nothing fits; the message has the shortage and a change that helps.
+    """
+    _validate(candidates, cluster, job)
+    started = clock()
+    effort = Effort(
+        solver=job.solver, gap=max(job.gap / 100, SMALLEST_GAP), deadline=started + job.time_limit_seconds, clock=clock
+    )
+    allowed = allowed_candidates(candidates, job)
+    optimum = find_optimum(allowed, cluster, job, effort, progress)
+    solve_seconds = clock() - started
+    rivals = _rivals(candidates, allowed, cluster, job)
+    pool = [*optimum.options, *(o for o in rivals.splits.values() if o is not None and not o.misfit)]
+    if not pool and not optimum.closed:
+        raise InfeasibleError(
+            f"no plan was found within {format_seconds(job.time_limit_seconds)}, nor was it proven that none fits; "
+            "give a longer --time-limit, fewer kinds of devices, or larger ones"
+        )
+    if not pool:
+        raise infeasibility(candidates, allowed, cluster, job, effort)
+    chosen = min(pool, key=lambda option: rank(option, job)) if job.method == "optimal" else _prescribed(rivals, job)
+    baselines = _summaries(rivals, chosen.step_seconds)
+    proof = proof_of(chosen, optimum, job, solve_seconds)
+    excluded = reasons(chosen, cluster, job)
+    result = assemble(
+        chosen, cluster, job, proof=proof, baselines=baselines, excluded=excluded,
+        verdict=verdict_of(chosen, cluster, job, baselines, excluded, rivals.single.layout.devices[0]),
+        warnings=warnings_of(chosen, cluster, job, optimum, proof, baselines),
+    )
+    check(result, chosen.candidate)
+    return result
+
+
+def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> None:
+    if not candidates:
+        raise UsageError("there is nothing to plan: no micro-batch count was traced; give --microbatches")
+    if len({candidate.num_microbatches for candidate in candidates}) != len(candidates):
+        raise UsageError("two candidates have the same number of micro-batches; give each count once")
+    for candidate in candidates:
+        if candidate.graph.fingerprint != candidates[0].graph.fingerprint:
+            raise UsageError("the candidates are of different models; trace one model for all micro-batch counts")
+        if candidate.batch != job.batch:
+            num = candidate.num_microbatches
+            raise UsageError(
+                f"{num} micro-batches of {candidate.graph.batch_size} samples are {candidate.batch}, "
+                f"not the batch of {job.batch}; trace the model for micro-batches of {job.batch / num:g}"
+            )
+        _validate_profile(candidate, cluster)
+    if not allowed_candidates(candidates, job):
+        counts = sorted(candidate.num_microbatches for candidate in candidates)
+        raise UsageError(f"no candidate has {job.microbatches} micro-batches; there are {counts}")
+    most = min(len(cluster.devices), len(set(candidates[0].graph.legal_cuts)) + 1)
+    if job.stages is not None and job.stages > most:
+        raise UsageError(
+            f"{job.stages} stages cannot be made of {len(cluster.devices)} devices and "
+            f"{len(set(candidates[0].graph.legal_cuts))} legal cuts; give --stages {most} or fewer"
+        )
+
+
+def _validate_profile(candidate: Candidate, cluster: Cluster) -> None:
+    known = {kind.kind: kind for kind in candidate.profile.kinds}
+    for device in cluster.devices:
+        if device.kind not in known:
+            raise UsageError(f"the profile has no times for {device.kind} ({device.name}); profile that kind as well")
+        if not sum(known[device.kind].forward_seconds) > 0:
+            raise UsageError(f"all times on {device.kind} are zero; profile it again")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Rivals:
+    """The baselines, evaluated."""
+
+    splits: dict[Method, Option | None]
+    single: Option
+
+
+def _rivals(
+    candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job
+) -> _Rivals:
+    return _Rivals(
+        splits={method: evaluate_baseline(method, allowed, cluster, job) for method in BASELINES},
+        single=best_single_device(candidates, cluster, job),
+    )
+
+
+def _summaries(rivals: _Rivals, step_seconds: float) -> tuple[Baseline, ...]:
+    splits = (summarise(method, option, step_seconds) for method, option in rivals.splits.items())
+    return (summarise("single-device", rivals.single, step_seconds), *splits)
+
+
+def _prescribed(rivals: _Rivals, job: Job) -> Option:
+    """The option of the baseline that the job asks for."""
+    option = rivals.splits[job.method]
+    if option is None:
+        raise InfeasibleError(f"method '{job.method}' makes no plan on these devices; use --method optimal")
+    if option.misfit:
+        raise InfeasibleError(f"method '{job.method}' does not fit: {option.misfit}; use --method optimal, which does")
+    return option

@@ -1,0 +1,263 @@
+"""Measure every layer on a device that is here.
+
+Layers run one after the other, as they will in a stage, so that a layer finds the caches as the one before left them
+(a layer run alone again and again finds its weights there and seems faster).  In training every layer is its own little
+stage: its inputs are cut from the graph, its backward is run from the gradients that the next layers gave.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from autopart.errors import DeviceError
+from autopart.profiling.here import physical_memory_bytes
+from autopart.profiling.timing import Clock, laps_on, median_and_spread, num_threads_set
+from autopart.program import Program, Segment
+from autopart.progress import Progress, silent
+from autopart.schema.device import Device
+from autopart.schema.graph import Layer
+from autopart.schema.profile import KindProfile
+from autopart.units import format_bytes
+
+__all__ = ["measure"]
+
+WARMUP = 2
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One layer as it is run: its segment, and the constants that an earlier layer has computed."""
+
+    segment: Segment
+    inputs: tuple[str, ...]
+    constants: tuple[torch.Tensor, ...]
+    dead_after: tuple[str, ...]
+
+
+def measure(
+    program: Program,
+    inputs: Sequence[torch.Tensor],
+    device: Device,
+    *,
+    optimizer: str = "none",
+    repeats: int = 7,
+    clock: Clock = time.perf_counter,
+    progress: Progress = silent,
+) -> KindProfile:
+    """Forward, backward and optimizer seconds of every layer on ``device``, at its kind's full speed.
+
+    The median over ``repeats`` runs of the whole model, after a warm-up; layers with the same signature share their
+    samples.  The user's buffers and gradients are put back.
+
+    Args:
+        program: of one micro-batch; its ``graph.training`` says whether backward is measured too.
+        inputs: the tensors of ``program.flatten_inputs``.
+        device: one that is here.
+        optimizer: adamw, adam, sgd or none.
+        repeats: timed runs.
+        clock: seconds; not used on CUDA.
+        progress: told about every run.
+
+    Raises:
+        DeviceError: the device is not here, or the model has no weights and random ones do not fit in memory.
+    """
+    if device.torch_device is None:
+        raise DeviceError(f"{device.name} is not here, so nothing can be measured on it")
+    target = torch.device(device.torch_device)
+    training = program.graph.training
+    forward: dict[str, list[float]] = defaultdict(list)
+    backward: dict[str, list[float]] = defaultdict(list)
+    layers = program.graph.layers
+    with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
+        steps = _steps(program, weights, target)
+        for run in range(WARMUP + repeats):
+            progress(f"measuring on {device.name}", run, WARMUP + repeats)
+            times = (_train_once if training else _infer_once)(program, steps, inputs, target, clock)
+            if run >= WARMUP:
+                for layer, ahead, back in zip(layers, *times, strict=True):
+                    forward[layer.signature].append(ahead)
+                    backward[layer.signature].append(back)
+        progress(f"measuring on {device.name}", WARMUP + repeats, WARMUP + repeats)
+        updates = _optimizer_seconds(program, weights, optimizer if training else "none", target, clock)
+    return _profile(device, layers, forward, backward, updates, repeats)
+
+
+def _profile(
+    device: Device, layers: Sequence[Layer], forward: Mapping[str, list[float]], backward: Mapping[str, list[float]],
+    updates: tuple[float, ...], repeats: int,
+) -> KindProfile:  # fmt: skip
+    ahead = {signature: median_and_spread(samples) for signature, samples in forward.items()}
+    back = {signature: median_and_spread(samples)[0] for signature, samples in backward.items()}
+    threads = f", {device.num_threads} threads" if device.num_threads else ""
+    return KindProfile(
+        kind=device.kind,
+        origin="measured",
+        basis=f"torch {torch.__version__}{threads}, median of {repeats} runs of the whole model",
+        forward_seconds=tuple(ahead[layer.signature][0] for layer in layers),
+        backward_seconds=tuple(back[layer.signature] for layer in layers),
+        optimizer_seconds=updates,
+        spread=tuple(ahead[layer.signature][1] for layer in layers),
+    )
+
+
+def _steps(program: Program, weights: Mapping[str, torch.Tensor], device: torch.device) -> list[_Step]:
+    """Every layer as a segment of its own."""
+    shared = program.shared_constants()
+    names = tuple(dict.fromkeys(name for given in shared for name in given))
+    values = program.constants(names, weight=weights.__getitem__, device=device)
+    steps = []
+    for index, given in enumerate(shared):
+        segment = program.segment(index, index + 1, relay=False, given=given, weight=weights.__getitem__, device=device)
+        dead = tuple(value.name for value in program.graph.values if value.consumers[-1] == index)
+        names = segment.input_names[: len(segment.input_names) - len(given)]
+        steps.append(_Step(segment, names, tuple(values[name] for name in given), dead))
+    return steps
+
+
+def _inputs(program: Program, inputs: Sequence[torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    values = program.graph.crossing(0)
+    return {
+        value.name: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.to(device)
+        for value, tensor in zip(values, inputs, strict=True)
+    }
+
+
+@torch.no_grad()
+def _infer_once(
+    program: Program, steps: Sequence[_Step], inputs: Sequence[torch.Tensor], device: torch.device, clock: Clock
+) -> tuple[list[float], list[float]]:
+    alive = _inputs(program, inputs, device)
+    laps = laps_on(device, clock)
+    laps.mark()
+    for step in steps:
+        results = step.segment(*(alive[name] for name in step.inputs), *step.constants)
+        alive.update(zip(step.segment.output_names, results, strict=True))
+        for name in step.dead_after:
+            alive.pop(name, None)
+        laps.mark()
+    return laps.seconds(), [0.0] * len(steps)
+
+
+def _train_once(
+    program: Program, steps: Sequence[_Step], inputs: Sequence[torch.Tensor], device: torch.device, clock: Clock
+) -> tuple[list[float], list[float]]:
+    flows = {value.name for value in program.graph.values if value.differentiable}
+    alive = _inputs(program, inputs, device)
+    taken: list[dict[str, torch.Tensor]] = []
+    made: list[dict[str, torch.Tensor]] = []
+    laps = laps_on(device, clock)
+    laps.mark()
+    for step in steps:
+        taken.append({name: alive[name].detach().requires_grad_(name in flows) for name in step.inputs})
+        results = step.segment(*taken[-1].values(), *step.constants)
+        made.append(dict(zip(step.segment.output_names, results, strict=True)))
+        alive.update(made[-1])
+        laps.mark()
+    forward = laps.seconds()
+    return forward, _backward_once(flows, taken, made, device, clock)
+
+
+def _backward_once(
+    flows: set[str], taken: list[dict[str, torch.Tensor]], made: list[dict[str, torch.Tensor]],
+    device: torch.device, clock: Clock,
+) -> list[float]:  # fmt: skip
+    """Backward layer by layer from the last; what a layer's inputs receive goes to the layers that made them."""
+    gradients: dict[str, torch.Tensor] = {}
+    laps = laps_on(device, clock)
+    laps.mark()
+    while made:
+        inputs, outputs = taken.pop(), made.pop()
+        wanted = [(out, gradients.pop(name, None)) for name, out in outputs.items() if name in flows]
+        if wanted:
+            torch.autograd.backward(
+                [out for out, _ in wanted], [torch.ones_like(out) if g is None else g for out, g in wanted]
+            )
+        for name, tensor in inputs.items():
+            if tensor.grad is not None:
+                gradients[name] = gradients[name] + tensor.grad if name in gradients else tensor.grad
+        laps.mark()
+    return laps.seconds()[::-1]
+
+
+def _optimizer_seconds(
+    program: Program, weights: Mapping[str, torch.Tensor], optimizer: str, device: torch.device, clock: Clock
+) -> tuple[float, ...]:
+    """One update of every layer's trainable weights, each weight charged to the first layer that uses it."""
+    seen: set[int] = set()
+    known: dict[tuple[tuple[int, ...], ...], float] = {}
+    seconds = []
+    for layer in program.graph.layers:
+        own = [index for index in layer.weights if index not in seen and program.graph.weights[index].trainable]
+        seen.update(own)
+        shapes = tuple(tuple(weights[program.graph.weights[index].name].shape) for index in own)
+        if optimizer == "none" or not own:
+            seconds.append(0.0)
+            continue
+        if shapes not in known:
+            tensors = [weights[program.graph.weights[index].name] for index in own]
+            known[shapes] = _update_seconds(tensors, OPTIMIZERS[optimizer], device, clock)
+        seconds.append(known[shapes])
+    return tuple(seconds)
+
+
+def _update_seconds(
+    tensors: Sequence[torch.Tensor], make: type[torch.optim.Optimizer], device: torch.device, clock: Clock
+) -> float:
+    copies = [nn.Parameter(tensor.detach().clone()) for tensor in tensors]
+    for copy in copies:
+        copy.grad = torch.zeros_like(copy)
+    optimizer = make(copies, lr=0.0)  # type: ignore[call-arg]
+    samples = []
+    for run in range(4):
+        laps = laps_on(device, clock)
+        laps.mark()
+        optimizer.step()
+        laps.mark()
+        samples += laps.seconds() if run else []  # the first makes the states
+    return median_and_spread(samples)[0]
+
+
+@contextmanager
+def _weights_on(program: Program, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+    """The weights on ``device``: the user's own where they are there, copies elsewhere, random ones for meta."""
+    missing = sum(weight.bytes for weight in program.graph.weights if program.weight(weight.name).is_meta)
+    room = physical_memory_bytes()
+    if device.type == "cpu" and missing > room:
+        raise DeviceError(
+            f"{program.graph.model} has no weights, and random ones ({format_bytes(missing)}) do not fit in this "
+            f"machine's {format_bytes(room)}: plan for kinds of the catalogue, or for a smaller model"
+        )
+    placed = {}
+    for weight in program.graph.weights:
+        own = program.weight(weight.name)
+        tensor = torch.zeros(own.shape, dtype=own.dtype, device=device) if own.is_meta else own.detach().to(device)
+        same = tensor.data_ptr() == own.data_ptr() and not own.is_meta
+        placed[weight.name] = own if same else (
+            nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
+        )
+    yield placed
+
+
+@contextmanager
+def _kept(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Buffers and gradients as they were, afterwards."""
+    buffers = {name: t.detach().clone() for name, t in weights.items() if not isinstance(t, nn.Parameter)}
+    gradients = {name: t.grad for name, t in weights.items()}
+    for tensor in weights.values():
+        tensor.grad = None
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, tensor in weights.items():
+                tensor.grad = gradients[name]
+                if name in buffers:
+                    tensor.copy_(buffers[name])

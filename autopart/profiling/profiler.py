@@ -1,0 +1,100 @@
+"""The Profile of a program on a cluster: measured where a device of the kind is here, estimated where none is."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import time
+from collections.abc import Sequence
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from autopart import cache
+from autopart.errors import DeviceError
+from autopart.profiling.catalogue import kind_in
+from autopart.profiling.estimate import estimate
+from autopart.profiling.measure import measure
+from autopart.profiling.timing import Clock
+from autopart.program import Program
+from autopart.progress import Progress, silent
+from autopart.schema.device import Cluster, Device
+from autopart.schema.profile import KindProfile, Profile
+
+__all__ = ["profile"]
+
+_ADAPTER = TypeAdapter(KindProfile)
+
+
+def profile(
+    program: Program,
+    inputs: Sequence[torch.Tensor],
+    cluster: Cluster,
+    *,
+    optimizer: str = "none",
+    refresh: bool = False,
+    clock: Clock = time.perf_counter,
+    progress: Progress = silent,
+) -> Profile:
+    """What every layer costs on every kind of the cluster.
+
+    Measurements are kept in the cache by all that they depend on: the layers' operators and shapes, training and
+    optimizer, the kind, the machine, the number of threads and torch's version.
+
+    Args:
+        program: of one micro-batch.
+        inputs: the tensors of ``program.flatten_inputs``.
+        cluster: whose kinds are wanted.
+        optimizer: adamw, adam, sgd or none.
+        refresh: measure anew what is in the cache.
+        clock: seconds, for measuring on the processor.
+        progress: told about every run.
+
+    Raises:
+        DeviceError: a device is not here and its kind is not known, or nothing can be measured on one that is here.
+    """
+    graph = program.graph
+    rows = []
+    for name in dict.fromkeys(device.kind for device in cluster.devices):
+        device = next(device for device in cluster.devices if device.kind == name)
+        if device.backend != "absent":
+            rows.append(_measured(program, inputs, device, optimizer, refresh, clock, progress))
+        elif kind := kind_in(cluster, name):
+            rows.append(estimate(graph, kind, training=graph.training, optimizer=optimizer))
+        else:
+            raise DeviceError(f"{device.name} is not here and its kind {name!r} is not in the catalogue")
+    return Profile(
+        fingerprint=graph.fingerprint, training=graph.training, batch_size=graph.batch_size, kinds=tuple(rows)
+    )
+
+
+def _measured(
+    program: Program, inputs: Sequence[torch.Tensor], device: Device, optimizer: str, refresh: bool,
+    clock: Clock, progress: Progress,
+) -> KindProfile:  # fmt: skip
+    key = _key(program, device, optimizer)
+    content = None if refresh else cache.read("layers", key)
+    if content is not None:
+        try:
+            return _ADAPTER.validate_json(content)
+        except ValidationError:
+            pass  # of an older version of autopart: measured anew below and written over
+    row = measure(program, inputs, device, optimizer=optimizer, clock=clock, progress=progress)
+    cache.write("layers", key, _ADAPTER.dump_json(row))
+    return row
+
+
+def _key(program: Program, device: Device, optimizer: str) -> tuple[str, ...]:
+    graph = program.graph
+    layers = hashlib.sha256(" ".join(layer.signature for layer in graph.layers).encode()).hexdigest()
+    return (
+        "1", graph.fingerprint, layers, str(graph.training), optimizer, device.kind, str(device.num_threads),
+        platform.node(), platform.machine(), _processor(), torch.__version__,
+    )  # fmt: skip
+
+
+def _processor() -> str:
+    """What identifies the hardware besides the machine's name."""
+    if torch.cuda.is_available():
+        return ",".join(torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count()))
+    return platform.processor() or torch.backends.cpu.get_cpu_capability()

@@ -1,0 +1,231 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autopart.profiling.catalogue import kind, kinds
+from autopart.profiling.estimate import LAWS, OPTIMIZER_PASSES, estimate
+from autopart.profiling.rates import rates_of
+from autopart.schema.device import Figure, Kind, Peak
+from autopart.schema.graph import Graph, Layer, Value, Weight, Work
+
+FAMILIES = ("gemm", "attention", "convolution", "normalization", "softmax", "elementwise", "reduction", "embedding",
+            "copy", "other")  # fmt: skip
+
+
+def work(family: str = "gemm", dtype: str = "float32", calls: int = 1, flops: int = 0, traffic: int = 0) -> Work:
+    return Work(family=family, dtype=dtype, num_calls=calls, flops=flops, traffic_bytes=traffic)
+
+
+def graph(
+    *layers: tuple[Work, ...],
+    weight_bytes: int = 4_000_000,
+    trainable: tuple[bool, ...] = (),
+    tied: bool = False,
+    input_wants_gradient: bool = False,
+) -> Graph:
+    """A chain; every layer has a weight (or all share one), its input comes from the layer before."""
+    trains = trainable or (True,) * len(layers)
+    gradient = [input_wants_gradient]
+    for one in trains:
+        gradient.append(gradient[-1] or one)
+    return Graph(
+        model="chain",
+        fingerprint="",
+        training=True,
+        batch_size=1,
+        layers=tuple(
+            Layer(name=f"l{i}", weights=(0 if tied else i,), work=some, saved_bytes=0, peak_bytes=0, signature="")
+            for i, some in enumerate(layers)
+        ),
+        weights=tuple(
+            Weight(
+                name=f"w{i}",
+                num_elements=weight_bytes // 4,
+                bytes=weight_bytes,
+                dtype="float32",
+                is_buffer=False,
+                trainable=one,
+            )
+            for i, one in enumerate(trains)
+        ),
+        values=tuple(
+            Value(
+                name=f"v{i}",
+                producer=i - 1,
+                consumers=(i,),
+                bytes=4,
+                shape=(1,),
+                dtype="float32",
+                differentiable=gradient[i],
+            )
+            for i in range(len(layers) + 1)
+        ),
+        legal_cuts=(),
+    )
+
+
+def forward(one: Work, name: str = "a100-sxm-80gb") -> float:
+    return estimate(graph((one,)), kind(name), training=False, optimizer="none").forward_seconds[0]
+
+
+@given(
+    st.sampled_from(FAMILIES),
+    st.sampled_from(["float32", "float16", "bfloat16", "float64", "int64"]),
+    st.integers(1, 100),
+    st.integers(0, 10**13),
+    st.integers(0, 10**10),
+)
+def test_more_work_never_takes_less(family: str, dtype: str, calls: int, flops: int, traffic: int) -> None:
+    base = work(family, dtype, calls, flops, traffic)
+    seconds = forward(base)
+    assert seconds > 0
+    for more in (
+        dataclasses.replace(base, num_calls=2 * calls),
+        dataclasses.replace(base, flops=2 * flops + 10**9),
+        dataclasses.replace(base, traffic_bytes=2 * traffic + 10**6),
+    ):
+        assert seconds < forward(more)
+
+
+@given(st.sampled_from(FAMILIES), st.integers(1, 10**13), st.integers(1, 10**10))
+def test_the_law_lies_between_its_parts(family: str, flops: int, traffic: int) -> None:
+    parts = [
+        forward(work(family, flops=flops, calls=0)),
+        forward(work(family, traffic=traffic, calls=0)),
+        forward(work(family, calls=3)),
+    ]
+    whole = forward(work(family, calls=3, flops=flops, traffic=traffic))
+    assert max(parts) * (1 - 1e-9) <= whole <= sum(parts) * (1 + 1e-9)
+
+
+def test_a_large_gemm_reaches_what_was_measured() -> None:
+    size = 8192
+    flops, traffic = 2 * size**3, 3 * 4 * size**2
+    for name, fraction in (("t4", 0.42), ("v100-pcie-32gb", 0.88), ("a100-pcie-80gb", 0.90), ("p100-pcie-16gb", 0.66)):
+        peak = next(peak.flops_per_second.value for peak in kind(name).peaks if peak.dtype == "float32")
+        assert flops / forward(work(flops=flops, traffic=traffic), name) / peak == pytest.approx(fraction, rel=0.06)
+    for name, fraction in (("t4", 0.40), ("v100-sxm-16gb", 0.70), ("a100-sxm-40gb", 0.75), ("titan-rtx", 0.66)):
+        peak = next(peak.flops_per_second.value for peak in kind(name).peaks if peak.dtype == "float16")
+        half = work(dtype="float16", flops=flops, traffic=traffic // 2)
+        assert flops / forward(half, name) / peak == pytest.approx(fraction, rel=0.18)
+
+
+def test_a_large_copy_reaches_its_share_of_the_bandwidth() -> None:
+    assert forward(work("elementwise", traffic=10**10)) == pytest.approx(10**10 / (0.83 * 2039e9), rel=1e-3)
+
+
+def test_a_small_operator_costs_its_launch() -> None:
+    assert forward(work("elementwise", calls=10, traffic=1000)) == pytest.approx(10 * 6e-6, rel=1e-3)
+
+
+def test_layers_sum_their_work_and_are_on_their_own() -> None:
+    one, other = work(flops=10**10, traffic=10**7), work("softmax", traffic=10**8)
+    both = estimate(graph((one, other), (one,), (other,)), kind("l4"), training=False, optimizer="none")
+    assert both.forward_seconds[0] == pytest.approx(both.forward_seconds[1] + both.forward_seconds[2])
+    assert both.backward_seconds == both.optimizer_seconds == both.spread == (0.0, 0.0, 0.0)
+    assert (both.kind, both.origin) == ("l4", "estimated")
+
+
+@pytest.mark.parametrize("slower, faster", [("t4", "v100-sxm-32gb"), ("v100-sxm-32gb", "a100-sxm-80gb"),
+                                            ("a100-sxm-80gb", "h100-sxm-80gb"), ("rtx-3090", "rtx-4090"),
+                                            ("cpu-generic-16c-avx2", "t4")])  # fmt: skip
+def test_a_faster_kind_is_faster(slower: str, faster: str) -> None:
+    chain = graph((work(flops=10**11, traffic=10**8), work("normalization", traffic=10**8, calls=3)))
+    times = [estimate(chain, kind(name), training=True, optimizer="adamw") for name in (faster, slower)]
+    assert times[0].forward_seconds < times[1].forward_seconds
+    assert times[0].backward_seconds < times[1].backward_seconds
+    assert times[0].optimizer_seconds < times[1].optimizer_seconds
+
+
+@pytest.mark.parametrize("one", kinds(), ids=lambda one: one.name)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float64", "float8_e4m3fn", "int8", "complex64"])
+def test_every_kind_knows_every_type(one: Kind, dtype: str) -> None:
+    rates = rates_of(one)
+    assert 1e9 < rates.flops_per_second(dtype) < 1e16
+    peaks = {peak.dtype for peak in one.peaks}
+    if dtype in ("float32", "float64") or dtype == "int8":
+        assert (rates.note(dtype) == "") == (dtype in peaks)
+
+
+def test_what_stands_in_for_a_missing_type_is_said() -> None:
+    chain = graph((work(dtype="bfloat16", flops=10**10),))
+    on_t4 = estimate(chain, kind("t4"), training=False, optimizer="none")
+    assert "bfloat16 at the float32 rate" in on_t4.basis
+    on_a100 = estimate(chain, kind("a100-sxm-80gb"), training=False, optimizer="none")
+    assert " rate" not in on_a100.basis
+
+
+def test_backward_over_forward() -> None:
+    def ratio(family: str, flops: int, traffic: int) -> float:
+        times = estimate(
+            graph((work(family, flops=flops, traffic=traffic),) * 2, weight_bytes=4, input_wants_gradient=True),
+            kind("a100-sxm-40gb"),
+            training=True,
+            optimizer="none",
+        )
+        return times.backward_seconds[0] / times.forward_seconds[0]
+
+    assert ratio("gemm", 10**12, 10**9) == pytest.approx(2.0, rel=0.01)
+    assert ratio("softmax", 0, 10**9) == pytest.approx(1.4, rel=0.01)
+    assert ratio("normalization", 0, 10**9) == pytest.approx(3.0, rel=0.01)
+
+
+def test_only_the_gradients_that_are_asked_for() -> None:
+    gemm = (work(flops=10**12, traffic=10**9),)
+
+    def backward(*trainable: bool) -> tuple[float, ...]:
+        chain = graph(gemm, gemm, gemm, trainable=trainable, weight_bytes=4)
+        return estimate(chain, kind("l4"), training=True, optimizer="none").backward_seconds
+
+    frozen_first, full = backward(False, True, True), backward(True, True, True)
+    assert frozen_first[0] == 0  # nothing before it learns
+    assert full[0] == pytest.approx(full[1] / 2, rel=0.01)  # the model's input wants no gradient
+    assert backward(True, False, True)[1] == pytest.approx(full[1] / 2, rel=0.01)  # passes its input's gradient on
+    assert backward(False, False, False) == (0, 0, 0)
+
+
+def test_the_optimizer_updates_trainable_weights_once() -> None:
+    gemm = (work(flops=10**9),)
+    l4 = kind("l4")
+
+    def update(optimizer: str, chain: Graph) -> tuple[float, ...]:
+        return estimate(chain, l4, training=True, optimizer=optimizer).optimizer_seconds
+
+    chain = graph(gemm, gemm)
+    per_pass = 4_000_000 / (LAWS["elementwise"].memory_efficiency * 300e9)
+    assert update("sgd", chain) == pytest.approx((3 * per_pass,) * 2)
+    assert update("adamw", chain)[0] == pytest.approx(OPTIMIZER_PASSES["adamw"] * per_pass)
+    assert update("none", chain) == (0, 0)
+    assert update("sgd", graph(gemm, gemm, tied=True))[1] == 0
+    assert update("sgd", graph(gemm, gemm, trainable=(False, True)))[0] == 0
+    with pytest.raises(KeyError):
+        update("lion", chain)
+
+
+def test_a_kind_of_ones_own() -> None:
+    def figure(value: float) -> Figure:
+        return Figure(value=value, source="given", confidence="high")
+
+    own = Kind(
+        name="odd",
+        vendor="given",
+        architecture="given",
+        year=None,
+        memory_bytes=figure(8e9),
+        bandwidth_bytes_per_second=figure(300e9),
+        peaks=(Peak(dtype="float16", flops_per_second=figure(20e12)),),
+        link="pcie-3-x16",
+        host_link="pcie-3-x16",
+    )
+    times = estimate(graph((work(flops=10**12),)), own, training=True, optimizer="adamw")
+    assert times.forward_seconds[0] == pytest.approx(10**12 / (0.92 * 20e12 * 229 / 1677), rel=1e-3)
+    assert "float32 at 0.137 x the float16 rate" in times.basis
+
+
+def test_every_law_says_where_it_comes_from() -> None:
+    assert set(LAWS) == set(FAMILIES)
+    assert all(law.source for law in LAWS.values())

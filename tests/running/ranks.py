@@ -1,0 +1,69 @@
+"""What each rank of tests/running/test_distributed.py does: ``python -m tests.running.ranks DIRECTORY RANK WORLD``."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from autopart.running import DistributedPipeline
+from autopart.schema.job import Optimizer, ScheduleName
+from tests.running.handmade import Skipping, make_plan, skipping_batch, skipping_loss, trace_skipping
+
+BATCH, NUM_MICROBATCHES, CUTS = 8, 4, (2, 4)
+
+
+def seeded(seed: int) -> Skipping:
+    torch.manual_seed(seed)
+    return Skipping()
+
+
+def train(rank: int, schedule: ScheduleName, optimizer: Optimizer) -> dict[str, Any]:
+    """Two steps.  Every rank starts from weights of its own, so tied copies are equal only if they are made so."""
+    program = trace_skipping(seeded(rank), BATCH, NUM_MICROBATCHES, training=True)
+    plan = make_plan(
+        program.graph, CUTS, num_microbatches=NUM_MICROBATCHES, mode="train", schedule=schedule, optimizer=optimizer
+    )
+    args, targets = skipping_batch(BATCH)
+    pipeline = DistributedPipeline(program, plan, rank, loss_fn=skipping_loss, optimizer=optimizer)
+    losses = [pipeline.step(*args, target=targets) for _ in range(2)]
+    weights = pipeline.weights()
+    lap = pipeline.stopwatch.take()
+    return {
+        "losses": losses,
+        "weights": {name: weight.detach().clone() for name, weight in weights.items()},
+        "gradients": {name: weight.grad for name, weight in weights.items() if weight.grad is not None},
+        "seconds": (lap.forward_seconds, lap.backward_seconds, lap.optimizer_seconds),
+        "notes": pipeline.notes,
+    }
+
+
+def infer(rank: int) -> dict[str, Any]:
+    program = trace_skipping(seeded(0).eval(), BATCH, NUM_MICROBATCHES, training=False)
+    plan = make_plan(program.graph, CUTS, num_microbatches=NUM_MICROBATCHES)
+    pipeline = DistributedPipeline(program, plan, rank)
+    args, _ = skipping_batch(BATCH)
+    return {"outputs": [pipeline.step(*args) for _ in range(2)]}
+
+
+def main(directory: Path, rank: int, world: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+    )
+    found = {
+        "gpipe": train(rank, "gpipe", "none"),
+        "1f1b": train(rank, "1f1b", "none"),
+        "adamw": train(rank, "1f1b", "adamw"),
+        "infer": infer(rank),
+    }
+    torch.save(found, directory / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

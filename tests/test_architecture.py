@@ -1,0 +1,180 @@
+"""The shape of the house, read from the source: what may import what, how large files are, what they may be called."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import autopart
+
+PACKAGE = Path(autopart.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+ROOMS = ("tracing", "profiling", "planning", "splitting", "running", "reporting", "exporting")
+TORCHLESS = ("schema", "planning", "reporting")
+FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "core", "base"}
+
+LEVELS = {
+    **dict.fromkeys(("errors", "units", "progress", "cache"), 0),
+    "schema": 1,
+    **dict.fromkeys(("program", "segment", "transfer", "usercode", "architectures", "modelsource"), 2),
+    **dict.fromkeys(ROOMS, 3),
+    "api": 4,
+    "cli": 5,
+}
+"""What is on a level may import from its own level (rooms: not from each other) and from those below."""
+
+
+def words(path: Path) -> tuple[str, ...]:
+    """autopart/planning/chain.py → ("planning", "chain")"""
+    return path.relative_to(PACKAGE).with_suffix("").parts
+
+
+def part(path: Path) -> str:
+    return words(path)[0]
+
+
+def imports(path: Path) -> Iterator[tuple[str, int]]:
+    """Every absolute name that a module imports, ``from a import b`` as a.b too, with its line."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative import"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.lineno
+
+
+def own_imports(path: Path) -> Iterator[tuple[tuple[str, ...], int]]:
+    for name, line in imports(path):
+        pieces = tuple(name.split("."))
+        if pieces[0] == "autopart" and len(pieces) > 1:
+            yield pieces[1:], line
+
+
+def ids(paths: list[Path]) -> list[str]:
+    return [".".join(words(path)) for path in paths]
+
+
+@pytest.fixture(params=MODULES, ids=ids(MODULES))
+def module(request: pytest.FixtureRequest) -> Path:
+    path: Path = request.param
+    return path
+
+
+def test_every_part_has_a_level() -> None:
+    assert {part(path) for path in MODULES} - {"__init__"} <= set(LEVELS)
+
+
+def test_imports_go_down_and_rooms_do_not_know_each_other(module: Path) -> None:
+    here = part(module)
+    if here == "__init__":
+        return
+    for target, line in own_imports(module):
+        there = target[0]
+        if there not in LEVELS or there == here:
+            continue  # a public name of autopart/__init__.py, or the same room
+        where = f"{module}:{line}: {here} imports {there}"
+        assert LEVELS[there] <= LEVELS[here], where
+        assert not {here, there} <= set(ROOMS), where
+
+
+def test_a_room_is_entered_by_its_door(module: Path) -> None:
+    for target, line in own_imports(module):
+        room = target[0]
+        if room in ROOMS and room != part(module) and len(target) > 1:
+            assert not (PACKAGE / room / f"{target[1]}.py").exists(), (
+                f"{module}:{line}: import from autopart.{room}, not from autopart.{room}.{target[1]}"
+            )
+
+
+def test_pulp_is_touched_in_planning_only(module: Path) -> None:
+    if part(module) != "planning":
+        assert not [line for name, line in imports(module) if name.split(".")[0] in ("pulp", "highspy")]
+
+
+def test_paper_rooms_name_no_torch(module: Path) -> None:
+    if part(module) in TORCHLESS:
+        assert not [line for name, line in imports(module) if name.split(".")[0] in ("torch", "transformers")]
+
+
+def test_modules_and_functions_are_small(module: Path) -> None:
+    text = module.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 300, f"{module} has {len(text.splitlines())} lines: find the second idea in it"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            num_lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+            assert num_lines <= 40, f"{module}:{node.lineno}: {node.name} has {num_lines} lines"
+
+
+def test_names_say_something(module: Path) -> None:
+    assert not FORBIDDEN_NAMES & set(words(module))
+
+
+def test_public_names_exist_and_are_said(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    said = [
+        node for node in tree.body
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+    ]
+    if module.name == "__main__.py" or not tree.body[1:]:
+        return  # nothing but a docstring
+    assert said, f"{module} has no __all__"
+
+
+def test_schema_holds_frozen_dataclasses_only() -> None:
+    for path in (PACKAGE / "schema").glob("*.py"):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                decorators = [ast.unparse(each) for each in node.decorator_list]
+                assert decorators == ["dataclass(frozen=True, slots=True, kw_only=True)"], f"{path}: {node.name}"
+                assert not node.bases, f"{path}: {node.name} inherits"
+
+
+def test_doors_open() -> None:
+    """Every name in ``__all__`` of every room, and of the package, can be had."""
+    for name in ("autopart", *(f"autopart.{room}" for room in (*ROOMS, "schema"))):
+        door = importlib.import_module(name)
+        names = getattr(door, "__all__", ())
+        assert sorted(set(names)) == sorted(names), f"{name}: a name is said twice"
+        for public in names:
+            assert hasattr(door, public), f"{name}.{public}"
+
+
+def test_the_package_shows_its_public_names_and_no_others() -> None:
+    visible = [
+        name for name in dir(autopart)
+        if not name.startswith("_") and not isinstance(getattr(autopart, name), types.ModuleType)
+    ]
+    assert sorted(visible) == sorted(getattr(autopart, "__all__", ()))
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_paper_rooms_work_where_there_is_no_torch() -> None:
+    names = [
+        ".".join(("autopart", *words(path))).removesuffix(".__init__") for path in MODULES if part(path) in TORCHLESS
+    ]
+    done = run_python(
+        "import sys, importlib\nsys.modules['torch'] = None\n"
+        f"for name in {names!r}: importlib.import_module(name)\nprint('all')"
+    )
+    assert done.stdout == "all\n", done.stderr
+
+
+def test_help_imports_no_torch() -> None:
+    done = run_python(
+        "import sys\nfrom autopart.cli.main import main\ncode = main(['--help'])\n"
+        "assert code == 0 and 'torch' not in sys.modules and 'pulp' not in sys.modules\n"
+    )
+    assert done.returncode == 0, done.stderr
