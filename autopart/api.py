@@ -262,7 +262,7 @@ def _batch_statistics(model: nn.Module, found: Plan) -> tuple[PlanWarning, ...]:
     return (
         PlanWarning(
             code="batch-statistics",
-            message=f"batch normalisation takes its statistics from micro-batches of {micro}, not from {found.job.batch}",
+            message=f"batch normalisation takes its statistics from {micro} samples, not from {found.job.batch}",
             suggestion="give --microbatches 1, or use group or layer normalisation",
         ),
     )

@@ -9,13 +9,16 @@ MOST_PER_DEVICE = 8
 
 
 def microbatch_counts(batch: int, num_devices: int) -> tuple[int, ...]:
-    """Counts worth trying: 1, and the divisors of the batch nearest to 1, 2, 4 and 8 times the number of devices."""
+    """Counts worth trying: 1, and the divisors of the batch nearest to 2, 4 and 8 times the number of devices."""
     if num_devices == 1:
         return (1,)
     divisors = [count for count in range(1, batch + 1) if batch % count == 0]
-    targets = [num_devices * factor for factor in (1, 2, 4, MOST_PER_DEVICE)]
-    nearest = {min(divisors, key=lambda count, target=target: (abs(count - target), count)) for target in targets}
-    return tuple(sorted({1} | nearest))
+    return tuple(sorted({1} | {_nearest(divisors, num_devices * factor) for factor in (2, 4, MOST_PER_DEVICE)}))
+
+
+def _nearest(counts: list[int], target: int) -> int:
+    """Of two equally near ones the smaller."""
+    return min(counts, key=lambda count: (abs(count - target), count))
 
 
 def preferred_count(batch: int, num_devices: int) -> int:

@@ -132,8 +132,8 @@ def best_path(
     use.  The threshold on the stage time comes down as in ``bounds.prove``.
     """
     search = _Search(instance, _allowed(instance, at_least), below, tolerance)
-    threshold = search.floor_seconds * FIRST_THRESHOLD if instance.repeats else math.inf
-    highest = float(instance.arcs.seconds.max(initial=0.0))
+    highest = float(instance.arcs.seconds.max(initial=1e-9))
+    threshold = max(search.floor_seconds, highest * 1e-3) * FIRST_THRESHOLD if instance.repeats else math.inf
     while not search.below(threshold)[0] and threshold <= highest:
         threshold *= FIRST_THRESHOLD
     if not instance.repeats:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from typing import Literal
 
 from autopart.schema.job import ScheduleName
@@ -111,7 +112,9 @@ class _Run:
     programs: list[list[Instruction]]
     clock: list[float]
     counter: list[int]
-    link_free: dict[int, float] = field(default_factory=dict)
+    link_free: list[float]
+    ready: list[tuple[float, float, Message]] = field(default_factory=list)
+    """heap of messages that both ends have posted, by the earliest start known for them"""
     sent: dict[Message, float] = field(default_factory=dict)
     posted: dict[Message, float] = field(default_factory=dict)
     arrived: dict[Message, float] = field(default_factory=dict)
@@ -125,26 +128,32 @@ class _Run:
         """Whether there is a stage at both ends."""
         return 0 <= message[1] < len(self.times) and 0 <= self.target(message) < len(self.times)
 
-    def deliver(self) -> bool:
-        """Carry the message that can start first; False if none can."""
-        ready = [
-            (max(self.sent[m], self.posted[m], self.link_free.get(max(m[1], self.target(m)), 0.0)), self.sent[m], m)
-            for m in self.posted if m in self.sent and m not in self.arrived
-        ]
-        if not ready:
-            return False
-        start, _, message = min(ready)
-        downstream = max(message[1], self.target(message))
-        times = self.times[downstream]
-        seconds = times.receive_seconds if message[0] == "value" else times.return_seconds
-        self.arrived[message] = self.link_free[downstream] = start + seconds
-        self.events.append(
-            Event(
-                stage=self.target(message), kind="receive", microbatch=message[2],
-                start_seconds=start, end_seconds=start + seconds, gradient=message[0] == "gradient",
+    def match(self, message: Message) -> None:
+        """Make a message ready once both ends have posted it."""
+        if message in self.sent and message in self.posted:
+            heappush(self.ready, (max(self.sent[message], self.posted[message]), self.sent[message], message))
+
+    def deliver(self) -> tuple[int, ...]:
+        """Carry the message that can start first; the stages at its ends, () if there is none."""
+        while self.ready:
+            start, sent, message = heappop(self.ready)
+            target = self.target(message)
+            downstream = max(message[1], target)
+            if self.link_free[downstream] > start:
+                heappush(self.ready, (self.link_free[downstream], sent, message))
+                continue
+            times = self.times[downstream]
+            gradient = message[0] == "gradient"
+            end = start + (times.return_seconds if gradient else times.receive_seconds)
+            self.arrived[message] = self.link_free[downstream] = end
+            self.events.append(
+                Event(
+                    stage=target, kind="receive", microbatch=message[2],
+                    start_seconds=start, end_seconds=end, gradient=gradient,
+                )
             )
-        )
-        return True
+            return (message[1], target)
+        return ()
 
     def step(self, stage: int) -> bool:
         """Do a stage's next instruction; False if it has to wait for a message or is through."""
@@ -180,9 +189,11 @@ class _Run:
             return True
         if instruction.act == "send":
             self.sent[message] = self.clock[stage]
+            self.match(message)
             return True
-        if instruction.act == "receive":
-            self.posted.setdefault(message, self.clock[stage])
+        if instruction.act == "receive" and message not in self.posted:
+            self.posted[message] = self.clock[stage]
+            self.match(message)
         if message not in self.arrived:
             return False
         self.clock[stage] = max(self.clock[stage], self.arrived[message])
@@ -195,11 +206,13 @@ def run_schedule(
     """The timeline of one step."""
     num_stages = len(times)
     programs = [PROGRAMS[schedule](index, num_stages, num_microbatches, training) for index in range(num_stages)]
-    run = _Run(times, programs, [0.0] * num_stages, [0] * num_stages)
-    while True:
-        moved = [stage for stage in range(num_stages) if run.step(stage)]
-        if not moved and not run.deliver():
-            break
+    run = _Run(times, programs, [0.0] * num_stages, [0] * num_stages, [0.0] * num_stages)
+    awake: tuple[int, ...] = tuple(range(num_stages))
+    while awake:
+        for stage in awake:
+            while run.step(stage):
+                pass
+        awake = run.deliver()
     assert all(run.counter[s] == len(programs[s]) for s in range(num_stages)), "the schedule deadlocks"
     if training:
         _update(run)

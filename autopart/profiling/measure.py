@@ -28,7 +28,9 @@ from autopart.units import format_bytes
 
 __all__ = ["measure"]
 
-WARMUP = 2
+MIN_REPEATS, MAX_REPEATS = 2, 7
+BUDGET_SECONDS = 4.0
+"""after so long, and MIN_REPEATS, it is enough: repeated blocks give a sample each per run"""
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
 
 
@@ -48,22 +50,21 @@ def measure(
     device: Device,
     *,
     optimizer: str = "none",
-    repeats: int = 7,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
     progress: Progress = silent,
 ) -> KindProfile:
     """Forward, backward and optimizer seconds of every layer on ``device``, at its kind's full speed.
 
-    The median over ``repeats`` runs of the whole model, after a warm-up; layers with the same signature share their
-    samples.  The user's buffers and gradients are put back.
+    The median over several runs of the whole model, after one that warms up; layers with the same signature share
+    their samples.  The user's buffers and gradients are put back.
 
     Args:
         program: of one micro-batch; its ``graph.training`` says whether backward is measured too.
         inputs: the tensors of ``program.flatten_inputs``.
         device: one that is here.
         optimizer: adamw, adam, sgd or none.
-        repeats: timed runs.
-        clock: seconds; not used on CUDA.
+        clock: seconds; not used on CUDA.  If not given: processor time of this thread for a device of one thread
+            (which other processes cannot lengthen), else wall-clock time.
         progress: told about every run.
 
     Raises:
@@ -72,39 +73,54 @@ def measure(
     if device.torch_device is None:
         raise DeviceError(f"{device.name} is not here, so nothing can be measured on it")
     target = torch.device(device.torch_device)
-    training = program.graph.training
-    forward: dict[str, list[float]] = defaultdict(list)
-    backward: dict[str, list[float]] = defaultdict(list)
-    layers = program.graph.layers
+    clock = clock or (time.thread_time if device.num_threads == 1 else time.perf_counter)
     with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
-        steps = _steps(program, weights, target)
-        for run in range(WARMUP + repeats):
-            progress(f"measuring on {device.name}", run, WARMUP + repeats)
-            times = (_train_once if training else _infer_once)(program, steps, inputs, target, clock)
-            if run >= WARMUP:
-                for layer, ahead, back in zip(layers, *times, strict=True):
-                    forward[layer.signature].append(ahead)
-                    backward[layer.signature].append(back)
-        progress(f"measuring on {device.name}", WARMUP + repeats, WARMUP + repeats)
-        updates = _optimizer_seconds(program, weights, optimizer if training else "none", target, clock)
-    return _profile(device, layers, forward, backward, updates, repeats)
+        samples = _sample(program, inputs, weights, target, device.name, clock, progress)
+        kept = optimizer if program.graph.training else "none"
+        updates = _optimizer_seconds(program, weights, kept, target, clock)
+    return _profile(device, program.graph.layers, samples, updates)
+
+
+def _sample(
+    program: Program, inputs: Sequence[torch.Tensor], weights: Mapping[str, torch.Tensor], device: torch.device,
+    name: str, clock: Clock, progress: Progress,
+) -> list[tuple[list[float], list[float]]]:  # fmt: skip
+    """Per timed run, the forward and backward seconds of every layer."""
+    steps = _steps(program, weights, device)
+    once = _train_once if program.graph.training else _infer_once
+    samples = []
+    started = clock()
+    for run in range(1 + MAX_REPEATS):
+        progress(f"measuring {program.graph.batch_size} at once on {name}", run, 1 + MAX_REPEATS)
+        times = once(program, steps, inputs, device, clock)
+        samples += [times] if run else []
+        if len(samples) >= MIN_REPEATS and clock() - started > BUDGET_SECONDS:
+            break
+    progress(f"measuring {program.graph.batch_size} at once on {name}", 1 + MAX_REPEATS, 1 + MAX_REPEATS)
+    return samples
 
 
 def _profile(
-    device: Device, layers: Sequence[Layer], forward: Mapping[str, list[float]], backward: Mapping[str, list[float]],
-    updates: tuple[float, ...], repeats: int,
+    device: Device, layers: Sequence[Layer], samples: Sequence[tuple[list[float], list[float]]],
+    updates: tuple[float, ...],
 ) -> KindProfile:  # fmt: skip
-    ahead = {signature: median_and_spread(samples) for signature, samples in forward.items()}
-    back = {signature: median_and_spread(samples)[0] for signature, samples in backward.items()}
-    threads = f", {device.num_threads} threads" if device.num_threads else ""
+    forward: dict[str, list[float]] = defaultdict(list)
+    backward: dict[str, list[float]] = defaultdict(list)
+    for times in samples:
+        for layer, ahead, back in zip(layers, *times, strict=True):
+            forward[layer.signature].append(ahead)
+            backward[layer.signature].append(back)
+    ahead_of = {signature: median_and_spread(each) for signature, each in forward.items()}
+    back_of = {signature: median_and_spread(each)[0] for signature, each in backward.items()}
+    threads = f", {device.num_threads} thread{'s' * (device.num_threads > 1)}" if device.num_threads else ""
     return KindProfile(
         kind=device.kind,
         origin="measured",
-        basis=f"torch {torch.__version__}{threads}, median of {repeats} runs of the whole model",
-        forward_seconds=tuple(ahead[layer.signature][0] for layer in layers),
-        backward_seconds=tuple(back[layer.signature] for layer in layers),
+        basis=f"torch {torch.__version__}{threads}, median of {len(samples)} runs of the whole model",
+        forward_seconds=tuple(ahead_of[layer.signature][0] for layer in layers),
+        backward_seconds=tuple(back_of[layer.signature] for layer in layers),
         optimizer_seconds=updates,
-        spread=tuple(ahead[layer.signature][1] for layer in layers),
+        spread=tuple(ahead_of[layer.signature][1] for layer in layers),
     )
 
 
@@ -124,10 +140,8 @@ def _steps(program: Program, weights: Mapping[str, torch.Tensor], device: torch.
 
 def _inputs(program: Program, inputs: Sequence[torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     values = program.graph.crossing(0)
-    return {
-        value.name: torch.zeros(tensor.shape, dtype=tensor.dtype, device=device) if tensor.is_meta else tensor.to(device)
-        for value, tensor in zip(values, inputs, strict=True)
-    }
+    placed = [torch.zeros_like(each, device=device) if each.is_meta else each.to(device) for each in inputs]
+    return {value.name: tensor for value, tensor in zip(values, placed, strict=True)}
 
 
 @torch.no_grad()

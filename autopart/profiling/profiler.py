@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import platform
-import time
 from collections.abc import Sequence
 
 import torch
@@ -33,7 +32,7 @@ def profile(
     *,
     optimizer: str = "none",
     refresh: bool = False,
-    clock: Clock = time.perf_counter,
+    clock: Clock | None = None,
     progress: Progress = silent,
 ) -> Profile:
     """What every layer costs on every kind of the cluster.
@@ -47,7 +46,7 @@ def profile(
         cluster: whose kinds are wanted.
         optimizer: adamw, adam, sgd or none.
         refresh: measure anew what is in the cache.
-        clock: seconds, for measuring on the processor.
+        clock: seconds, for measuring on the processor; see ``measure``.
         progress: told about every run.
 
     Raises:
@@ -70,7 +69,7 @@ def profile(
 
 def _measured(
     program: Program, inputs: Sequence[torch.Tensor], device: Device, optimizer: str, refresh: bool,
-    clock: Clock, progress: Progress,
+    clock: Clock | None, progress: Progress,
 ) -> KindProfile:  # fmt: skip
     key = _key(program, device, optimizer)
     content = None if refresh else cache.read("layers", key)

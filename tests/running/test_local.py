@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autopart.errors import RunError, UsageError
-from autopart.running import LocalPipeline, pipeline
+from autopart.running import LocalPipeline, pipeline, stage_weights
 from autopart.tracing import trace
 from tests.running.handmade import (
     Skipping,
@@ -87,9 +87,10 @@ def test_a_loss_that_was_not_given_is_noted() -> None:
 def test_pipeline_is_local_without_torchruns_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     program = trace_skipping(Skipping(), 8, 4, training=False)
-    made = pipeline(program, make_plan(program.graph, (2,), num_microbatches=4))
+    plan = make_plan(program.graph, (2,), num_microbatches=4)
+    made = pipeline(program, plan)
     assert isinstance(made, LocalPipeline)
-    assert set(made.weights()) == {weight.name for weight in program.graph.weights}
+    assert set(made.weights()) == {name for names in stage_weights(plan, program.graph) for name in names}
 
 
 def test_a_batch_of_another_size_is_refused_with_the_shapes() -> None:

@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from autopart.errors import RunError, UsageError
+from autopart.modelsource import load, with_batch
+from autopart.running import best_single_device, run
+from autopart.schema.device import Cluster
+from autopart.schema.plan import Baseline, Plan
+from autopart.tracing import trace
+from tests.running.handmade import make_plan
+
+SOURCE = str(Path(__file__).parent / "model.py")
+
+
+def make_training_plan() -> Plan:
+    piece = with_batch(load(SOURCE), 2)
+    graph = trace(piece.model, piece.args, training=True).graph
+    return make_plan(
+        graph, graph.legal_cuts[:1], num_microbatches=4, mode="train", schedule="1f1b", optimizer="sgd",
+        speeds=(0.5, 1.0),
+    )
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary directories are made."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_a_plan_is_run_beside_the_unsplit_model(scratch: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    plan = make_training_plan()
+    found = run(plan, SOURCE, steps=3, warmup=1, progress=lambda *each: told.append(each))
+    assert len(found.step_seconds) == len(found.losses) == 3
+    source = load(SOURCE)
+    assert source.targets is not None
+    optimizer = torch.optim.SGD(source.model.parameters())
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.mse_loss(source.model(*source.args), *source.targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        losses.append(loss.item())
+    assert found.losses == pytest.approx(losses[1:], rel=1e-5)
+    assert found.single is not None and found.gain is not None
+    assert found.single.device == "cpu:1", "the faster of the two"
+    assert found.gain == pytest.approx(found.throughput_per_second / found.single.throughput_per_second - 1)
+    assert [stage.device for stage in found.stages] == ["cpu:0", "cpu:1"]
+    assert all(stage.forward_seconds > 0 and stage.backward_seconds > 0 for stage in found.stages)
+    assert told[0] == ("running the plan", 0, 4) and ("running the plan", 4, 4) in told
+    assert not list(scratch.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("raise", r"^rank 1 \(cpu:1\) failed: IndexError: label 9 is out of range$"),
+        ("kill", r"^rank 1 \(cpu:1\) was killed by SIGKILL; "),
+    ],
+)
+def test_a_rank_that_dies_is_named_with_its_cause(
+    fault: str, message: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPART_TEST_FAULT", fault)
+    # The other rank would wait for the group's time-out; the test's own is shorter than that.
+    with pytest.raises(RunError, match=message) as caught:
+        run(make_training_plan(), SOURCE, steps=3, warmup=0, single=False, group_timeout_seconds=1800.0)
+    if fault == "raise":
+        assert "out_of_range" in caught.value.detail
+        assert "site-packages" not in caught.value.detail
+    assert not list(scratch.iterdir())
+
+
+def test_the_single_device_is_the_fastest_one_here() -> None:
+    plan = make_training_plan()
+    assert best_single_device(plan).name == "cpu:1"
+    absent = dataclasses.replace(plan.cluster.devices[1], backend="absent", torch_device=None)
+    partly = dataclasses.replace(plan, cluster=Cluster(devices=(plan.cluster.devices[0], absent)))
+    assert best_single_device(partly).name == "cpu:0"
+    with pytest.raises(RunError, match="cpu:1 is not in this machine"):
+        run(partly, SOURCE)
+
+
+def test_a_plan_of_no_steps_is_refused() -> None:
+    with pytest.raises(UsageError, match="--steps must be at least 1"):
+        run(make_training_plan(), SOURCE, steps=0)
+
+
+@pytest.mark.slow
+def test_a_model_that_no_device_holds_has_no_single_run() -> None:
+    baseline = Baseline(
+        name="single-device", description="", fits=False, step_seconds=None, factor=None, reason="short by 2 GB"
+    )
+    plan = dataclasses.replace(make_training_plan(), baselines=(baseline,))
+    found = run(plan, SOURCE, steps=1, warmup=0)
+    assert found.single is None and found.gain is None
+    assert "short by 2 GB" in found.single_skipped_because
+    assert found.single_skipped_because in found.verdict

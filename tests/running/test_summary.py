@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+
+from autopart.running.records import RankResult
+from autopart.running.summary import single_run, summarize
+from autopart.schema.plan import Plan
+from tests.running.handmade import make_plan
+from tests.running.test_microbatch import make_graph
+
+
+def result(rank: int, step_seconds: tuple[float, ...], forward: float, notes: tuple[str, ...] = ()) -> RankResult:
+    times = (forward,) * len(step_seconds)
+    return RankResult(
+        rank=rank, device=f"cpu:{rank}", step_seconds=step_seconds, forward_seconds=times, backward_seconds=times,
+        optimizer_seconds=(0.5,) * len(step_seconds), peak_bytes=10, memory_origin="counted", losses=(1.0, 2.0, 3.0),
+        notes=notes, versions=("torch x",),
+    )
+
+
+@pytest.fixture
+def plan() -> Plan:
+    return make_plan(make_graph(2, (2, 3)), (), num_microbatches=4)
+
+
+def test_a_step_takes_as_long_as_its_slowest_rank(plan: Plan) -> None:
+    ranks = [result(0, (3.0, 5.0, 4.0), 1.0), result(1, (4.0, 4.0, 4.5), 0.75)]
+    found = summarize(plan, ranks[:1], None, "it was not asked for")
+    both = summarize(plan, ranks, None, "it was not asked for")
+    assert found.step_seconds == (3.0, 5.0, 4.0)
+    assert both.step_seconds == (4.0, 5.0, 4.5)
+    assert both.median_step_seconds == 4.5
+    assert both.throughput_per_second == pytest.approx(8 / 4.5)
+    assert both.stages[1].forward_seconds == pytest.approx(0.75 / 4)
+    assert both.stages[1].busy_seconds == pytest.approx(2.0)
+    assert both.stages[1].utilisation == pytest.approx(2.0 / 4.5)
+    assert "not known: it was not asked for" in both.verdict
+
+
+@pytest.mark.parametrize(
+    ("alone_seconds", "words", "gain"), [(8.0, "Nothing was split", 1.0), (2.0, "Nothing was split", -0.5)]
+)
+def test_gain_is_relative_to_the_single_devices_throughput(
+    plan: Plan, alone_seconds: float, words: str, gain: float
+) -> None:
+    alone = single_run(result(0, (alone_seconds,), 1.0), plan.job.batch)
+    found = summarize(plan, [result(0, (4.0,), 1.0, ("Beware.",))], alone, "")
+    assert found.gain == pytest.approx(gain)
+    assert found.verdict.startswith(words)
+    assert found.verdict.endswith("Beware.")
