@@ -38,7 +38,7 @@ def kind_text(kind: Kind) -> str:
     rows = [
         ("memory", format_bytes(kind.memory_bytes.value), kind.memory_bytes),
         ("bandwidth", format_rate(kind.bandwidth_bytes_per_second.value), kind.bandwidth_bytes_per_second),
-        *((f"{peak.dtype} peak", f"{flop(peak.flops_per_second.value)} FLOP/s", peak.flops_per_second)
+        *((f"{peak.dtype} peak", flop(peak.flops_per_second.value, "FLOP/s"), peak.flops_per_second)
           for peak in kind.peaks),
     ]
     if kind.link_bytes_per_second is not None:

@@ -9,6 +9,9 @@ from autopart.units import format_bytes, format_count, format_seconds
 
 __all__ = ["plan_text"]
 
+NO_GAP = 5e-5
+"""a relative gap that prints as 0.00 %"""
+
 
 def plan_text(plan: Plan) -> str:
     """Everything about a plan, in the order in which people ask.
@@ -100,10 +103,11 @@ def _baselines(plan: Plan) -> str:
 
 def _proof(plan: Plan) -> str:
     proof = plan.proof
+    gap = percent(proof.gap, digits=2)
     words = {
-        "proven": f"no plan that fits is more than {percent(proof.gap, digits=2)} faster",
-        "feasible": f"not proven to the end: a plan that fits may be up to {percent(proof.gap, digits=2)} faster",
-        "unproven-baseline": f"a baseline was asked for: a plan may be up to {percent(proof.gap, digits=2)} faster",
+        "proven": f"no plan that fits is {f'more than {gap} ' if proof.gap > NO_GAP else ''}faster",
+        "feasible": f"not proven to the end: a plan that fits may be up to {gap} faster",
+        "unproven-baseline": f"a baseline was asked for: a plan may be up to {gap} faster",
     }
     return facts([
         ("outcome", words[proof.outcome]),

@@ -48,9 +48,11 @@ def rate(samples_per_second: float) -> str:
     return f"{number} samples/s"
 
 
-def flop(count: float) -> str:
+def flop(count: float, unit: str = "") -> str:
     """A number of floating-point operations: k, M, G, T; format_count's B for 10^9 is not said of them."""
-    return format_count(count).replace("B", "G")
+    text = format_count(count).replace("B", "G")
+    number = text.rstrip("kMGT")
+    return f"{number} {text.removeprefix(number)}{unit}" if unit else text
 
 
 def times(factor: float) -> str:

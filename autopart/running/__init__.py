@@ -1,13 +1,19 @@
-"""Running a plan: in one process, as one rank under torchrun, or measured from outside with its own processes."""
+"""Running a plan: in one process, as one rank under torchrun, or measured from outside with its own processes.
+
+What needs torch.distributed.pipelining is loaded on first use (PEP 562): its import takes longer than torch's own, and
+planning, the launcher and the single-device run do without.
+"""
 
 from __future__ import annotations
 
-from autopart.running.distributed import DistributedPipeline
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from autopart.running.execute import Batch, drop_weights, run_steps
+from autopart.running.group import join_group
 from autopart.running.lifetime import end_with_parent
 from autopart.running.local import LocalPipeline
 from autopart.running.memory import meter_for
-from autopart.running.pipeline import join_group, pipeline
 from autopart.running.records import (
     RankFailure,
     RankResult,
@@ -20,6 +26,10 @@ from autopart.running.session import best_single_device, run
 from autopart.running.stages import stage_device, stage_weights
 from autopart.running.stopwatch import stopwatch_for
 from autopart.running.unsplit import UnsplitModel
+
+if TYPE_CHECKING:
+    from autopart.running.distributed import DistributedPipeline
+    from autopart.running.local_or_distributed import pipeline
 
 __all__ = [
     "Batch",
@@ -44,3 +54,11 @@ __all__ = [
     "stage_weights",
     "stopwatch_for",
 ]
+
+_LATER = {"DistributedPipeline": "autopart.running.distributed", "pipeline": "autopart.running.local_or_distributed"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'autopart.running' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -53,6 +53,8 @@ def run(
     """
     if steps < 1 or warmup < 0:
         raise UsageError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
+    if single_device not in {None, *(device.name for device in plan.cluster.devices)}:
+        raise UsageError(f"the plan's cluster has no device {single_device!r} to run the unsplit model on")
     for stage in plan.stages:
         stage_device(plan, stage.index)
     with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
@@ -101,8 +103,6 @@ def _single(plan: Plan, spec: RankSpec, progress: Progress) -> tuple[SingleRun |
     if known is not None and not known.fits:
         return None, f"no single device holds the model ({known.reason})"
     (device,) = spec.devices
-    if device not in {each.name for each in plan.cluster.devices}:
-        raise UsageError(f"the plan's cluster has no device {device!r}")
     threads = _num_threads(plan, spec.devices)
     try:
         (result,) = launch(spec, num_threads=threads, progress=progress, what=f"running it unsplit on {device}")

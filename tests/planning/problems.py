@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from hypothesis import strategies as st
 
@@ -42,7 +42,7 @@ def chain(
     """A chain with one weight per layer; ``skips`` are (producer, consumer, bytes); ``tied`` shares one weight."""
     weights = [weight_bytes] * num_layers if isinstance(weight_bytes, int) else list(weight_bytes)
     sizes = [value_bytes] * (num_layers + 1) if isinstance(value_bytes, int) else list(value_bytes)
-    uses = {index: (index,) for index in range(num_layers)}
+    uses: dict[int, tuple[int, ...]] = {index: (index,) for index in range(num_layers)}
     if tied is not None:
         uses[tied[1]] = (tied[0], tied[1])
     values = [
@@ -71,7 +71,7 @@ def chain(
     )
 
 
-def profile(graph: Graph, seconds: dict[str, Sequence[float]], *, backward: float = 2.0, update: float = 0.1,
+def profile(graph: Graph, seconds: Mapping[str, Sequence[float]], *, backward: float = 2.0, update: float = 0.1,
             origin: str = "measured") -> Profile:
     """Times per kind; in training backward and optimizer are multiples of forward."""
     factor = (backward, update) if graph.training else (0.0, 0.0)
@@ -90,8 +90,8 @@ def profile(graph: Graph, seconds: dict[str, Sequence[float]], *, backward: floa
     )
 
 
-def candidate(graph: Graph, seconds: dict[str, Sequence[float]], num_microbatches: int, **options: float) -> Candidate:
-    return Candidate(num_microbatches=num_microbatches, graph=graph, profile=profile(graph, seconds, **options))
+def candidate(graph: Graph, seconds: Mapping[str, Sequence[float]], num_microbatches: int) -> Candidate:
+    return Candidate(num_microbatches=num_microbatches, graph=graph, profile=profile(graph, seconds))
 
 
 @st.composite
@@ -117,7 +117,7 @@ def problems(
         legal_cuts=tuple(k for k in range(1, num_layers) if draw(st.integers(0, 5))),
     )
     times = st.integers(1, 20).map(lambda k: k * 1e-3)
-    seconds: dict[str, Sequence[float]] = {
+    seconds = {
         kind: draw(st.lists(times, min_size=num_layers, max_size=num_layers)) for kind in ("fast", "slow")
     }
     memory = st.integers(5, 200).map(lambda k: 1000 * k) if tight else st.just(100 * GB)
@@ -132,6 +132,7 @@ def problems(
         optimizer=draw(st.sampled_from(["adamw", "sgd"])) if train else "none",
         objective=draw(st.sampled_from(["throughput", "latency"])),
         schedule=draw(st.sampled_from([None, "gpipe", "1f1b"])),
+        stages=draw(st.sampled_from([None, None, min(len(devices), len(graph.legal_cuts) + 1)])),
     )
     return candidate(graph, seconds, num_microbatches), Cluster(devices=devices, links=links), job
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autopart.running.execute import Batch, drop_weights, run_steps
-from autopart.running.stopwatch import HostStopwatch
+from autopart.running.stopwatch import HostStopwatch, Stopwatch
 from autopart.running.unsplit import UnsplitModel
 from tests.running.test_emulate import FakeTime
 
@@ -31,7 +31,7 @@ class FakeWork:
     notes = ("a note",)
 
     def __init__(self, time: FakeTime) -> None:
-        self.stopwatch = HostStopwatch(clock=lambda: time.wall_seconds)
+        self.stopwatch: Stopwatch = HostStopwatch(clock=lambda: time.wall_seconds)
         self._time = time
         self._num_steps = 0
 
@@ -44,9 +44,10 @@ class FakeWork:
 
 def test_warm_up_steps_are_done_and_not_counted() -> None:
     time, meter, done = FakeTime(), FakeMeter(), []
+    batch = Batch(args=(), kwargs={}, target=None)
     result = run_steps(
-        FakeWork(time), Batch(args=(), kwargs={}, target=None), rank=1, device="cpu:1", steps=3, warmup=2, training=True,
-        meter=meter, barrier=lambda: time.work(50.0), done=lambda: done.append(1), clock=lambda: time.wall_seconds,
+        FakeWork(time), batch, rank=1, device="cpu:1", steps=3, warmup=2, training=True, meter=meter,
+        barrier=lambda: time.work(50.0), done=lambda: done.append(1), clock=lambda: time.wall_seconds,
     )
     assert result.step_seconds == result.forward_seconds == (3.0, 4.0, 5.0)
     assert result.backward_seconds == (0.0, 0.0, 0.0)

@@ -12,7 +12,9 @@ from autopart.schema.graph import Graph, Layer, Value
 
 def make_graph(batch_size: int, *shapes: tuple[int, ...]) -> Graph:
     values = tuple(
-        Value(name=f"x{index}", producer=-1, consumers=(0,), bytes=1, shape=shape, dtype="float32", differentiable=False)
+        Value(
+            name=f"x{index}", producer=-1, consumers=(0,), bytes=1, shape=shape, dtype="float32", differentiable=False
+        )
         for index, shape in enumerate(shapes)
     )
     layer = Layer(name="all", weights=(), work=(), saved_bytes=0, peak_bytes=0, signature="")

@@ -9,11 +9,14 @@ import torch
 
 from autopart.errors import RunError, UsageError
 from autopart.modelsource import load, with_batch
-from autopart.running import best_single_device, run
+from autopart.progress import Progress
+from autopart.running import RankResult, RankSpec, best_single_device, run, session
+from autopart.schema import store
 from autopart.schema.device import Cluster
 from autopart.schema.plan import Baseline, Plan
 from autopart.tracing import trace
 from tests.running.handmade import make_plan
+from tests.running.test_summary import result
 
 SOURCE = str(Path(__file__).parent / "model.py")
 
@@ -96,13 +99,45 @@ def test_a_plan_of_no_steps_is_refused() -> None:
         run(make_training_plan(), SOURCE, steps=0)
 
 
-@pytest.mark.slow
-def test_a_model_that_no_device_holds_has_no_single_run() -> None:
+class FakeLaunch:
+    """Ranks that need no time; the single-device run fails if it is told to."""
+
+    def __init__(self, fault: str = "") -> None:
+        self.specs: list[RankSpec] = []
+        self._fault = fault
+
+    def __call__(self, spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> tuple[RankResult, ...]:
+        self.specs.append(spec)
+        assert store.load_plan(spec.plan_path).stages
+        if spec.mode == "single" and self._fault:
+            raise RunError(self._fault)
+        return tuple(result(rank, (4.0, 4.0, 4.0), 1.0) for rank in range(len(spec.devices)))
+
+
+@pytest.mark.parametrize(
+    ("fits", "fault", "reason"),
+    [(False, "", "short by 2 GB"), (True, "rank 0 (cpu:1) was killed by SIGKILL", "was killed by SIGKILL")],
+)
+def test_why_there_is_no_single_run_is_said(
+    fits: bool, fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch = FakeLaunch(fault)
+    monkeypatch.setattr(session, "launch", launch)
     baseline = Baseline(
-        name="single-device", description="", fits=False, step_seconds=None, factor=None, reason="short by 2 GB"
+        name="single-device", description="", fits=fits, step_seconds=None, factor=None, reason="short by 2 GB"
     )
-    plan = dataclasses.replace(make_training_plan(), baselines=(baseline,))
-    found = run(plan, SOURCE, steps=1, warmup=0)
+    found = run(dataclasses.replace(make_training_plan(), baselines=(baseline,)), SOURCE)
     assert found.single is None and found.gain is None
-    assert "short by 2 GB" in found.single_skipped_because
+    assert reason in found.single_skipped_because
     assert found.single_skipped_because in found.verdict
+    assert len(launch.specs) == (2 if fits else 1)
+
+
+def test_a_device_may_be_chosen_for_the_single_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = FakeLaunch()
+    monkeypatch.setattr(session, "launch", launch)
+    assert run(make_training_plan(), SOURCE, single_device="cpu:0").single is not None
+    assert [spec.devices for spec in launch.specs] == [("cpu:0", "cpu:1"), ("cpu:0",)]
+    with pytest.raises(UsageError, match="no device 'cpu:7'"):
+        run(make_training_plan(), SOURCE, single_device="cpu:7")
+    assert run(make_training_plan(), SOURCE, single=False).single is None

@@ -34,6 +34,7 @@ def test_the_device_decides_how_it_is_timed() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_events_time_a_cuda_device() -> None:
     device = torch.device("cuda:0")
     stopwatch = EventStopwatch(device)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 
 from autopart.program import Program
 from autopart.running.distributed import DistributedPipeline
+from autopart.running.group import join_group
 from autopart.running.local import LocalPipeline
 from autopart.running.loss import LossFunction
 from autopart.running.optimizers import OptimizerChoice
 from autopart.running.stages import stage_device
 from autopart.schema.plan import Plan
 
-__all__ = ["BACKENDS", "join_group", "pipeline"]
-
-BACKENDS = {"cpu": "gloo", "cuda": "nccl"}
-"""what tensors travel by, for each type of device"""
+__all__ = ["pipeline"]
 
 
 def pipeline(
@@ -50,14 +46,3 @@ def pipeline(
     if not dist.is_initialized() and rank < len(plan.stages):
         join_group(stage_device(plan, rank), group_timeout_seconds)
     return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer)
-
-
-def join_group(device: torch.device, timeout_seconds: float) -> None:
-    """Makes the default process group from torchrun's environment, for tensors on ``device``."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
-    dist.init_process_group(
-        BACKENDS[device.type],
-        timeout=timedelta(seconds=timeout_seconds),
-        device_id=device if device.type == "cuda" else None,
-    )

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from autopart.planning.groups import group_devices, links_within
+from autopart.schema.device import Cluster
+from tests.planning.problems import cluster, device, link
+
+
+def names(devices: Cluster) -> list[list[str]]:
+    return [[d.name for d in group.devices] for group in group_devices(devices)]
+
+
+def test_equal_devices_with_equal_links_are_one_group() -> None:
+    assert names(cluster(device("a"), device("b"), device("c"))) == [["a", "b", "c"]]
+
+
+def test_kind_speed_and_memory_part_groups() -> None:
+    devices = cluster(device("a"), device("b", kind="slow"), device("c", speed=0.5), device("d", memory_bytes=5))
+    assert names(devices) == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_two_nodes_of_equal_devices_are_two_groups() -> None:
+    """Every device sees one fast and two slow links, and yet not all of them may be swapped."""
+    links = (link(bandwidth=1e11, ends=("n", "n")), link(bandwidth=1e11, ends=("m", "m")), link(bandwidth=1e9))
+    devices = cluster(device("a"), device("b", node="m"), device("c"), device("d", node="m"), links=links)
+    assert names(devices) == [["a", "c"], ["b", "d"]]
+    inside, across = links_within(devices, group_devices(devices))[0]
+    assert inside is not None
+    assert across is not None
+    assert inside.bandwidth_bytes_per_second > across.bandwidth_bytes_per_second
+
+
+def test_no_link_is_a_property_too() -> None:
+    devices = cluster(device("a"), device("b"), device("c", node="m"), links=(link(ends=("n", "n")),))
+    assert names(devices) == [["a", "b"], ["c"]]
+    assert links_within(devices, group_devices(devices))[0][1] is None
