@@ -135,7 +135,9 @@ class Program:
         try:
             found = getattr(self.module.get_submodule(owner), leaf)
         except AttributeError:
-            found = attrgetter(name)(self.captured)  # a tensor that the trace lifted out of the code
+            found = None
+        if not isinstance(found, torch.Tensor):  # the trace lifted it out of the code
+            found = attrgetter(name)(self.captured)
         assert isinstance(found, torch.Tensor)
         return found
 

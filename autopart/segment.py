@@ -8,25 +8,42 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 __all__ = ["Segment", "build_segment", "constants_read", "retarget"]
 
 
-class Segment(fx.GraphModule):
+class Segment(nn.Module):
     """Some consecutive layers: tensors in, a tuple of tensors out.
 
     Parameters and buffers keep the names that they have in the user's model, and are the user's own objects unless
-    others were given.
+    others were given.  A user's submodule may be called ``first`` or ``device`` too: the graph module ``body`` has the
+    weights as attributes, the segment only shares its registers of them.
     """
 
+    body: fx.GraphModule
     first: int
     last: int
     input_names: tuple[str, ...]
     """names of the Values it takes, in order; after them those of given constants and of lifted weights"""
     output_names: tuple[str, ...]
-    weight_names: tuple[str, ...]
     device: torch.device
+
+    def __init__(
+        self, body: fx.GraphModule, layers: range, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
+    ) -> None:
+        super().__init__()
+        for register in ("_parameters", "_buffers", "_modules"):
+            self.__dict__[register] = body.__dict__[register]
+        self.__dict__.update(
+            body=body, first=layers.start, last=layers.stop, input_names=tuple(inputs), output_names=tuple(outputs),
+            device=device,
+        )  # fmt: skip
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The values named by ``output_names``, from those named by ``input_names``."""
+        results: tuple[torch.Tensor, ...] = self.body(*values)
+        return results
 
 
 def build_segment(
@@ -54,44 +71,52 @@ def build_segment(
         weight: gives the tensor to install for a weight's name.
         device: where the segment runs; every device baked into the trace is replaced by it.
     """
-    graph = fx.Graph()
-    env: dict[str, fx.Node] = {name: graph.placeholder(name) for name in (*inputs, *given)}
-    lifted_nodes = {name: graph.placeholder("weight_" + name.replace(".", "_")) for name in lifted}
-    root: dict[str, Any] = {}
-    owner = nodes[0].graph.owning_module if nodes else None
-    used: dict[str, None] = {}
-
-    def place(node: fx.Node) -> fx.Node:
-        if node.name in env:
-            return env[node.name]
-        if node.op == "get_attr":
-            value = attrgetter(str(node.target))(owner)
-            if isinstance(value, fx.GraphModule):
-                root[str(node.target)] = retarget(value, device)
-                env[node.name] = graph.get_attr(str(node.target))
-                return env[node.name]
-            name = weight_name(str(node.target))
-            if name in lifted_nodes:
-                return lifted_nodes[name]
-            used[name] = None
-            if name not in root:
-                root[name] = weight(name)
-            env[node.name] = graph.create_node("get_attr", name)
-            return env[node.name]
-        for source in node.all_input_nodes:
-            place(source)
-        env[node.name] = graph.node_copy(node, lambda source: place(source))
-        return env[node.name]
-
+    builder = _Builder(nodes, (*inputs, *given), lifted, weight_name, weight, device)
     for node in nodes:
-        place(node)
-    graph.output(tuple(env[name] for name in outputs))
-    _retarget_nodes(graph, device)
-    segment = Segment(root, graph, class_name="Segment")
-    segment.first, segment.last = layers.start, layers.stop
-    segment.input_names, segment.output_names = (*inputs, *given, *lifted), tuple(outputs)
-    segment.weight_names, segment.device = tuple(used), device
-    return segment
+        builder.place(node)
+    builder.graph.output(tuple(builder.made[name] for name in outputs))
+    _retarget_nodes(builder.graph, device)
+    body = fx.GraphModule(builder.root, builder.graph, class_name="Segment")
+    return Segment(body, layers, (*inputs, *given, *lifted), outputs, device)
+
+
+class _Builder:
+    """Copies nodes into a graph of their own, with all that they need and that does not come in."""
+
+    def __init__(
+        self, nodes: Sequence[fx.Node], inputs: Sequence[str], lifted: Sequence[str],
+        weight_name: Callable[[str], str], weight: Callable[[str], torch.Tensor], device: torch.device,
+    ) -> None:  # fmt: skip
+        self.graph = fx.Graph()
+        self.root: dict[str, Any] = {}
+        self.made = {name: self.graph.placeholder(name) for name in inputs}
+        self._lifted = {name: self.graph.placeholder("weight_" + name.replace(".", "_")) for name in lifted}
+        self._owner = nodes[0].graph.owning_module if nodes else None
+        self._weight_name, self._weight, self._device = weight_name, weight, device
+
+    def place(self, node: fx.Node) -> fx.Node:
+        """The node's copy, made now, its sources first, if there is none."""
+        if node.name not in self.made:
+            self.made[node.name] = self._attribute(str(node.target)) if node.op == "get_attr" else self._operator(node)
+        return self.made[node.name]
+
+    def _operator(self, node: fx.Node) -> fx.Node:
+        assert node.op == "call_function", f"{node.name} is no operator, so it must come in"
+        for source in node.all_input_nodes:
+            self.place(source)
+        return self.graph.node_copy(node, self.place)
+
+    def _attribute(self, target: str) -> fx.Node:
+        value = attrgetter(target)(self._owner)
+        if isinstance(value, fx.GraphModule):
+            self.root[target] = retarget(value, self._device)
+            return self.graph.get_attr(target)
+        name = self._weight_name(target)
+        if name in self._lifted:
+            return self._lifted[name]
+        if name not in self.root:
+            self.root[name] = self._weight(name)
+        return self.graph.create_node("get_attr", name)
 
 
 def constants_read(nodes: Sequence[fx.Node]) -> tuple[str, ...]:
@@ -107,7 +132,7 @@ def retarget(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
     for node in graph.nodes:
         if node.op == "get_attr":
             value = attrgetter(str(node.target))(module)
-            root[str(node.target)] = retarget(value, device) if isinstance(value, fx.GraphModule) else value
+            root[str(node.target)] = retarget(value, device) if isinstance(value, fx.GraphModule) else value.to(device)
     _retarget_nodes(graph, device)
     return fx.GraphModule(root, graph)
 
@@ -121,7 +146,7 @@ def _retarget_nodes(graph: fx.Graph, device: torch.device) -> None:
             continue
         node.args = _replaced(node.args, device)
         node.kwargs = {key: _replaced(value, device) for key, value in node.kwargs.items()}
-        if node.target is torch.ops.higher_order.wrap_with_autocast:
+        if node.target is torch.ops.higher_order.wrap_with_autocast and device.type != "meta":  # it has no autocast
             node.args = (device.type, *node.args[1:])
 
 

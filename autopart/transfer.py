@@ -14,6 +14,4 @@ def transfer(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     stream and before what is queued next on the target's.  From pageable host memory it returns when the memory has
     been read, so the caller may go on writing there.
     """
-    if tensor.device == device or (tensor.device.type == device.type and device.index is None):
-        return tensor
     return tensor.to(device, non_blocking=tensor.device.type == "cuda" and device.type == "cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ NUM_PARAMETERS = {
 }
 
 
+@cache
 def loaded(name: str) -> Source:
     return api.load_source(str(FOLDER / f"{name}.py"))
 
@@ -62,13 +64,13 @@ def test_values_skip_across_the_middle_of_the_unet() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "mode"), [("gpt2", "infer"), ("resnet50", "train")])
-def test_real_models_split_without_a_difference(name: str, mode: str) -> None:
-    source = with_batch(loaded(name), 2)
-    api.verify_source(planned(source, mode), source)
+def test_gpt2_splits_without_a_difference() -> None:
+    source = with_batch(loaded("gpt2"), 2)
+    api.verify_source(planned(source, "infer"), source)
 
 
 @pytest.mark.slow
 def test_llama_is_planned_without_its_weights() -> None:
     plan = planned(loaded("llama70b"), "infer")
-    assert sum(stage.parameter_bytes for stage in plan.stages) == pytest.approx(2 * NUM_PARAMETERS["llama70b"], rel=0.01)
+    num_bytes = sum(stage.parameter_bytes for stage in plan.stages)
+    assert num_bytes == pytest.approx(2 * NUM_PARAMETERS["llama70b"], rel=0.01)

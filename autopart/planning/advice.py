@@ -114,15 +114,14 @@ def warnings_of(
 ) -> tuple[PlanWarning, ...]:
     """What the user should know of the plan."""
     return (
-        *_about_figures(option, cluster, job, optimum, proof),
+        *_about_figures(option, cluster, job, optimum),
+        *_about_proof(job, optimum, proof),
         *_about_pipeline(option, baselines),
         *_about_memory(option),
     )
 
 
-def _about_figures(
-    option: Option, cluster: Cluster, job: Job, optimum: Optimum, proof: Proof
-) -> list[PlanWarning]:
+def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum) -> list[PlanWarning]:
     """Where the plan's figures are weaker than they look."""
     found = []
     kinds = {cluster.device(name).kind for name in option.layout.devices}
@@ -133,18 +132,7 @@ def _about_figures(
         found.append(PlanWarning(
             code="estimated-profile",
             message=f"times on {', '.join(estimated)} are estimated from data sheets, not measured",
-            suggestion="run 'autopart profile' on those devices and plan with what it saves",
-        ))
-    if proof.outcome == "feasible":
-        found.append(PlanWarning(
-            code="gap-not-reached",
-            message=f"the plan is proven to within {proof.gap:.2%} only, not {job.gap:.2%}",
-            suggestion="give a longer --time-limit, or accept a larger --gap",
-        ))
-    if optimum.remark:
-        found.append(PlanWarning(
-            code="solver-fallback", message=optimum.remark,
-            suggestion="nothing to do if the gap is small; else choose --solver or a longer --time-limit",
+            suggestion="plan again on a machine that has them: what is there is measured",
         ))
     if optimum.merged:
         found.append(PlanWarning(
@@ -156,6 +144,30 @@ def _about_figures(
         found.append(PlanWarning(
             code="schedule-ignored", message="inference has no backward to interleave: 1f1b runs as gpipe",
             suggestion="leave --schedule away for inference",
+        ))
+    return found
+
+
+def _about_proof(job: Job, optimum: Optimum, proof: Proof) -> list[PlanWarning]:
+    """Where the proof falls short."""
+    found = []
+    if proof.outcome == "feasible" and optimum.closed:
+        found.append(PlanWarning(
+            code="beyond-the-model",
+            message=f"by the objective that is proven the plan is {proof.gap:.2%} above the bound, "
+            "but simulated event by event it is faster than the plan that attains it",
+            suggestion="nothing to do: the prediction is the simulation's (see docs/model.md, 'What is proven')",
+        ))
+    elif proof.outcome == "feasible":
+        found.append(PlanWarning(
+            code="gap-not-reached",
+            message=f"the plan is proven to within {proof.gap:.2%} only, not {job.gap:.2%}",
+            suggestion="give a longer --time-limit, or accept a larger --gap",
+        ))
+    if optimum.remark:
+        found.append(PlanWarning(
+            code="solver-fallback", message=optimum.remark,
+            suggestion="nothing to do if the gap is small; else choose --solver or a longer --time-limit",
         ))
     return found
 

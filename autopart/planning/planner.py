@@ -40,9 +40,7 @@ def plan(
     """
     _validate(candidates, cluster, job)
     started = clock()
-    effort = Effort(
-        solver=job.solver, gap=max(job.gap / 100, SMALLEST_GAP), deadline=started + job.time_limit_seconds, clock=clock
-    )
+    effort = _effort(job, clock)
     allowed = allowed_candidates(candidates, job)
     optimum = find_optimum(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
@@ -66,6 +64,12 @@ def plan(
     )
     check(result, chosen.candidate)
     return result
+
+
+def _effort(job: Job, clock: Callable[[], float]) -> Effort:
+    """Aims at a hundredth of the gap allowed: programs close or not, a larger gap saves few of them."""
+    gap = max(job.gap / 100, SMALLEST_GAP)
+    return Effort(solver=job.solver, gap=gap, deadline=clock() + job.time_limit_seconds, clock=clock)
 
 
 def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> None:

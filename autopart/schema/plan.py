@@ -137,7 +137,11 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
-    """How good the plan is: nothing that fits can be faster than ``bound_seconds``."""
+    """How good the plan is: for no plan that fits is the objective below ``bound_seconds``.
+
+    The objective is the step-time formula of docs/model.md.  For inference it is the simulated step time; for training
+    with 1F1B a simulated step can be a little shorter than the formula, and the plan warns where that matters.
+    """
 
     objective_seconds: float
     bound_seconds: float

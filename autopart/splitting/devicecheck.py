@@ -2,12 +2,13 @@
 
 FakeTensorMode raises wherever an operator is handed tensors of two devices, just as CUDA would.  Backward needs a
 device that autograd can run without a driver, so stage i runs on ``meta:i``.  It misses index tensors that lie on
-another device than what they index.
+another device than what they index, and meta devices have no autocast: its regions run without casts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -29,12 +30,13 @@ def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool
     edges = [0, *boundaries, len(program.graph.layers)]
     placements = [
         Placement(first=first, last=last, device=torch.device("meta", index))
-        for index, (first, last) in enumerate(zip(edges, edges[1:], strict=False))
+        for index, (first, last) in enumerate(itertools.pairwise(edges))
     ]
     try:
         with FakeTensorMode(allow_non_fake_inputs=True):
-            weights = _fake_weights(program, homes(program, placements))
-            stitched = stitch(program, placements, weight=weights.__getitem__)
+            home = homes(program, placements)
+            weights = _fake_weights(program, home)
+            stitched = stitch(program, placements, home, weight=weights.__getitem__)
             outputs = _run(program, stitched, backward=backward)
             _back(outputs, weights)
     except (RuntimeError, TypeError) as error:
@@ -42,7 +44,7 @@ def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool
         raise MismatchError(f"the split program does not run on {len(placements)} devices: {first_line}") from error
 
 
-def _fake_weights(program: Program, home: dict[str, torch.device]) -> dict[str, torch.Tensor]:
+def _fake_weights(program: Program, home: Mapping[str, torch.device]) -> dict[str, torch.Tensor]:
     fakes: dict[str, torch.Tensor] = {}
     for weight in program.graph.weights:
         real = program.weight(weight.name)
@@ -62,11 +64,11 @@ def _run(program: Program, stitched: Stitched, *, backward: bool) -> tuple[torch
         )
 
 
-def _back(outputs: Sequence[torch.Tensor], weights: dict[str, torch.Tensor]) -> None:
+def _back(outputs: Sequence[torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     losses = [out.float().sum() for out in outputs if out.requires_grad]
     if not losses:
         return
-    torch.stack(losses).sum().backward()
+    torch.autograd.backward(losses)
     for name, weight in weights.items():
         if weight.grad is not None and weight.grad.device != weight.device:
             raise RuntimeError(f"the gradient of {name} is on {weight.grad.device}, the weight on {weight.device}")

@@ -32,45 +32,44 @@ class SplitModule(nn.Module):
     """A model that runs on several devices: the same call, the same ``state_dict`` keys, the same Parameter objects.
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
-    devices in place, as ``module.to`` would.  A call with new shapes, or in the other training mode, is traced anew and
+    devices in place, as ``module.to`` would.  A call with new shapes, or in other training modes, is traced anew and
     kept.  Outputs are on the last stage's device.
     """
 
     def __init__(self, module: nn.Module, stages: Sequence[StagePlacement], trace: Tracer) -> None:
         super().__init__()
-        for name in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
-            self.__dict__[name] = module.__dict__[name]
-        self.__dict__["_whole"] = module
-        self.__dict__["_trace"] = trace
-        self.__dict__["_traced"] = {}
-        self.stages = tuple(stages)
-        self.training = module.training
+        for register in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
+            self.__dict__[register] = module.__dict__[register]
+        # Past nn.Module.__setattr__, which would refuse a name that one of the user's submodules has.
+        self.__dict__.update(
+            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(), training=module.training
+        )
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the whole model would return.
 
         Raises:
             TracingError: the model cannot be traced for these inputs.
-            MismatchError: traced for these inputs, the model has other layers than the plan.
+            MismatchError: traced for these inputs, the model has no layers at which the plan's stages begin.
+            UsageError: the model has no values to compute with.
         """
         return self.stitched(args, kwargs)(args, kwargs)
 
     def stitched(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
-        """The stitched segments for calls of this form, traced now if there has been none."""
-        key = (self.training, _form(args, kwargs), self._weight_identities())
-        known: dict[Any, Stitched] = self._traced
-        if key not in known:
-            program = self._trace(self._whole, args, kwargs, self.training)
-            placements = placements_for(program, self.stages)
-            _move(program, homes(program, placements))
-            known[(self.training, key[1], self._weight_identities())] = stitch(program, placements)
-            key = (self.training, key[1], self._weight_identities())
-        return known[key]
+        """The stitched segments for calls of this form, traced now if there have been none."""
+        if self._state != _weight_state(self._whole):
+            self._traced.clear()
+        form = (_training_flags(self._whole), _form(args, kwargs))
+        if form not in self._traced:
+            self._traced[form] = self._stitch(args, kwargs)
+            self.__dict__["_state"] = _weight_state(self._whole)
+        found: Stitched = self._traced[form]
+        return found
 
     def train(self, mode: bool = True) -> Self:
         """As ``nn.Module.train``, for the whole model."""
         self._whole.train(mode)
-        self.training = mode
+        self.__dict__["training"] = mode
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -87,10 +86,13 @@ class SplitModule(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_whole"], name)
 
-    def _weight_identities(self) -> tuple[int, ...]:
-        """Changes when a buffer or parameter object is replaced (``load_state_dict(assign=True)``, ``.to``)."""
-        whole = self._whole
-        return tuple(id(tensor) for tensor in (*whole.parameters(), *whole.buffers()))
+    def _stitch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
+        program = self._trace(self._whole, args, kwargs, self._whole.training)
+        placements = placements_for(program, self._stages)
+        for name, device in homes(program, placements).items():
+            self._home.setdefault(name, device)  # a weight stays where the first trace put it
+        _move(program, self._home)
+        return stitch(program, placements, self._home)
 
 
 def stage_placements(plan: Plan) -> tuple[StagePlacement, ...]:
@@ -113,44 +115,63 @@ def stage_placements(plan: Plan) -> tuple[StagePlacement, ...]:
 def placements_for(program: Program, stages: Sequence[StagePlacement]) -> tuple[Placement, ...]:
     """The stages as ranges of a program's layers.
 
+    Another sequence length may give other layers than those that were planned.  What counts is where stages begin: at
+    the layer of the name, or at the first one inside it, or at the one that it lies in.
+
     Raises:
-        MismatchError: the program's layers are not the stages', in their order.
+        MismatchError: some stage's first layer is not among the program's layers, in the stages' order.
     """
-    planned = [name for stage in stages for name in stage.layers]
-    traced = [layer.name for layer in program.graph.layers]
-    if planned != traced:
-        differing = next((pair for pair in zip(planned, traced, strict=False) if pair[0] != pair[1]), None)
-        detail = f"the plan has {differing[0]} where the model has {differing[1]}" if differing else "one has more"
-        raise MismatchError(
-            f"the plan's {len(planned)} layers are not the model's {len(traced)} for this call: {detail}; plan again"
-        )
-    placements, first = [], 0
-    for stage in stages:
-        placements.append(Placement(first=first, last=first + len(stage.layers), device=stage.device))
-        first += len(stage.layers)
-    return tuple(placements)
+    names = [layer.name for layer in program.graph.layers]
+    edges = [0]
+    for stage in stages[1:]:
+        edges.append(_find(names, stage.layers[0], edges[-1] + 1))
+    return tuple(
+        Placement(first=first, last=last, device=stage.device)
+        for first, last, stage in zip(edges, [*edges[1:], len(names)], stages, strict=True)
+    )
+
+
+def _find(names: Sequence[str], wanted: str, start: int) -> int:
+    """Index of the layer at which a stage begins whose first layer is ``wanted``."""
+    later = range(start, len(names))
+    kinships: tuple[Callable[[str], bool], ...] = (
+        lambda name: name == wanted,
+        lambda name: name.startswith(wanted + "."),
+        lambda name: wanted.startswith(name + "."),
+    )
+    for is_kin in kinships:
+        for index in later:
+            if is_kin(names[index]):
+                return index
+    raise MismatchError(
+        f"a stage of the plan begins at {wanted}, which is not among the last {len(later)} of the {len(names)} layers "
+        "that the model has for this call; plan again for such inputs"
+    )
 
 
 def _move(program: Program, home: Mapping[str, torch.device]) -> None:
-    """Put every used weight on its home device, in place: Parameter objects stay the same."""
-    module = program.module
+    """Put every weight on its home device, in place: parameters and buffers stay the same objects."""
     for name, device in home.items():
-        owner, _, leaf = name.rpartition(".")
-        try:
-            holder = module.get_submodule(owner)
-        except AttributeError:
-            continue  # a constant of the trace; its segment has a copy on its device
-        tensor = getattr(holder, leaf, None)
-        if not isinstance(tensor, torch.Tensor) or tensor.device == device:
+        tensor = program.weight(name)
+        if tensor.device == device:
             continue
         if tensor.is_meta:
             raise UsageError(f"{name} has no values (meta device): load or initialise the model before splitting it")
-        if isinstance(tensor, nn.Parameter):
-            tensor.data = tensor.data.to(device)
-            if tensor.grad is not None:
-                tensor.grad.data = tensor.grad.data.to(device)
-        else:
-            holder._buffers[leaf] = tensor.to(device)
+        tensor.data = tensor.data.to(device)
+        if tensor.grad is not None:
+            tensor.grad.data = tensor.grad.data.to(device)
+
+
+def _weight_state(module: nn.Module) -> tuple[tuple[int, torch.device, torch.dtype], ...]:
+    """Changes when a weight is replaced (``load_state_dict(assign=True)``), moved or cast.
+
+    The segments that were built for it hold the old tensors, so no new one can have the number of an old one.
+    """
+    return tuple((id(each), each.device, each.dtype) for each in (*module.parameters(), *module.buffers()))
+
+
+def _training_flags(module: nn.Module) -> tuple[bool, ...]:
+    return tuple(each.training for each in module.modules())
 
 
 def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from autopart.program import Program
+from autopart.schema.graph import Graph
 from autopart.segment import Segment
 from autopart.transfer import transfer
 
@@ -57,46 +58,70 @@ class Stitched:
 
 
 def stitch(
-    program: Program, placements: Sequence[Placement], *, weight: Callable[[str], torch.Tensor] | None = None
+    program: Program,
+    placements: Sequence[Placement],
+    home: Mapping[str, torch.device],
+    *,
+    weight: Callable[[str], torch.Tensor] | None = None,
 ) -> Stitched:
     """The whole program as segments on their devices.
 
-    A weight lives where the first segment that uses it runs; another segment that uses it (tied weights) receives it
-    as a differentiable transfer, so that all gradients sum into the one Parameter.
+    A segment on another device than a weight's home receives it (tied weights) as a differentiable transfer, so that
+    all gradients sum into the one Parameter.
+
+    Args:
+        program: the traced model.
+        placements: ranges of layers that tile it, in order.
+        home: where each of the model's weights is, see ``homes``.
+        weight: where weights come from by name; the user's module if not given.
     """
-    graph = program.graph
-    home = homes(program, placements)
-    segments, lifted, dead = [], [], []
-    for placement in placements:
-        layers = graph.layers[placement.first : placement.last]
-        used = {graph.weights[index].name for layer in layers for index in layer.weights}
-        lifted.append(tuple(sorted(name for name in used if home[name] != placement.device)))
-        segments.append(
-            program.segment(
-                placement.first,
-                placement.last,
-                relay=False,
-                lifted=lifted[-1],
-                weight=weight,
-                device=placement.device,
-            )
+    weight = weight or program.weight
+    lifted = tuple(_lifted(program.graph, placement, home) for placement in placements)
+    segments = tuple(
+        program.segment(
+            placement.first, placement.last, relay=False, lifted=names, device=placement.device,
+            weight=_near(weight, home, placement.device),
         )
-        dead.append(
-            tuple(
-                value.name
-                for value in graph.values
-                if value.producer < placement.first <= value.consumers[-1] < placement.last
-            )
-        )
-    return Stitched(program, tuple(segments), tuple(lifted), tuple(dead), weight or program.weight)
+        for placement, names in zip(placements, lifted, strict=True)
+    )  # fmt: skip
+    dead = tuple(_dead_after(program.graph, placement) for placement in placements)
+    return Stitched(program, segments, lifted, dead, weight)
 
 
 def homes(program: Program, placements: Sequence[Placement]) -> dict[str, torch.device]:
-    """For every weight that a layer uses, the device of the first segment that does."""
-    graph = program.graph
+    """For every parameter and buffer that a layer uses, the device of the first segment that does.
+
+    Tensors that the trace found in the code have no home: every segment that needs one gets a copy.
+    """
+    module, graph = program.module, program.graph
+    owned = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
     home: dict[str, torch.device] = {}
     for placement in placements:
-        for layer in graph.layers[placement.first : placement.last]:
-            for index in layer.weights:
-                home.setdefault(graph.weights[index].name, placement.device)
+        for name in _used(graph, placement):
+            if name in owned:
+                home.setdefault(name, placement.device)
     return home
+
+
+def _used(graph: Graph, placement: Placement) -> list[str]:
+    layers = graph.layers[placement.first : placement.last]
+    return [graph.weights[index].name for index in sorted({index for layer in layers for index in layer.weights})]
+
+
+def _lifted(graph: Graph, placement: Placement, home: Mapping[str, torch.device]) -> tuple[str, ...]:
+    return tuple(name for name in _used(graph, placement) if home.get(name, placement.device) != placement.device)
+
+
+def _near(
+    weight: Callable[[str], torch.Tensor], home: Mapping[str, torch.device], device: torch.device
+) -> Callable[[str], torch.Tensor]:
+    return lambda name: weight(name) if name in home else transfer(weight(name), device)
+
+
+def _dead_after(graph: Graph, placement: Placement) -> tuple[str, ...]:
+    """The values that come into a segment and that nobody reads after it."""
+    return tuple(
+        value.name
+        for value in graph.values
+        if value.producer < placement.first <= value.consumers[-1] < placement.last
+    )

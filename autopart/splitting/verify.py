@@ -46,19 +46,36 @@ def verify(
     Raises:
         MismatchError: they differ; names the first layer that does.
     """
-    devices = {stage.device.type for stage in split.stages}
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        _verify(split, module, args, kwargs, loss_fn, targets)
+
+
+def _verify(
+    split: SplitModule, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
+    loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any],
+) -> None:  # fmt: skip
     expected = _run(module, module, args, kwargs, loss_fn, targets)
-    found = _run(split, module, args, kwargs, loss_fn, targets)
-    same = _equal if devices == {"cpu"} else _close
-    program = split.stitched(args, kwargs).program
+    try:
+        found = _run(split, module, args, kwargs, loss_fn, targets)
+    except RuntimeError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise MismatchError(f"the split model fails where the unsplit one does not: {first_line}") from error
+    stitched = split.stitched(args, kwargs)
+    devices = {segment.device for segment in stitched.segments}
+    same = _equal if {device.type for device in devices} == {"cpu"} else _close
+    program = stitched.program
     if [each.shape for each in expected.outputs] != [each.shape for each in found.outputs]:
         raise MismatchError("the split model returns other shapes than the unsplit one")
     for index, (one, other) in enumerate(zip(expected.outputs, found.outputs, strict=True)):
         if not same(one, other):
-            layer = first_layer_that_differs(program, module, args, kwargs, SEED, same)
             raise MismatchError(
                 f"output {index} differs from the unsplit model's by up to {_distance(one, other):.3g}; "
-                f"the first layer that differs is {layer}"
+                + (
+                    "verify with all stages on one device to learn in which layer"
+                    if len(devices) > 1  # the unsplit model, whose code blame needs, cannot run any more
+                    else "the first layer that differs is "
+                    + first_layer_that_differs(program, module, args, kwargs, SEED, same)
+                )
             )
     for what, ones, others in (
         ("gradient", expected.gradients, found.gradients),

@@ -19,8 +19,9 @@ __all__ = ["batch_size_of", "fingerprint", "trace", "training_mode"]
 
 
 def trace(
-    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *, training: bool, name: str = ""
-) -> Program:
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
+    training: bool, name: str = "",
+) -> Program:  # fmt: skip
     """The model as layers with costs, for the shapes of these inputs and this training flag.
 
     Nothing is allocated, the model is left as it was, and its weights may be on the meta device.

@@ -44,19 +44,26 @@ _FREE = {"_unsafe_view", "lift_fresh", "scalar_tensor", "detach_"}
 """no kernel worth counting, though the schema does not call them views"""
 
 
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """What autograd keeps of one layer, each storage once, weights left out."""
+
+    inside_bytes: int
+    """seen by no other layer"""
+    inputs: tuple[int, ...]
+    """positions of the inputs that are kept"""
+    outputs: tuple[int, ...]
+    differentiable: tuple[bool, ...]
+    """of each output, whether a gradient comes back for it"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
     """Of one layer, one micro-batch, forward."""
 
     work: tuple[Work, ...]
     peak_bytes: int
-    saved_inside_bytes: int
-    """saved for backward and seen by no other layer"""
-    saved_inputs: tuple[int, ...]
-    """positions of the inputs that are saved for backward"""
-    saved_outputs: tuple[int, ...]
-    differentiable: tuple[bool, ...]
-    """of each output, whether a gradient comes back for it"""
+    saved: Saved
 
 
 def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: bool) -> Cost:
@@ -64,24 +71,12 @@ def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: 
     weights = {_storage(tensor) for tensor in (*segment.parameters(), *segment.buffers())}
     ledger = _Ledger(inputs, weights)
     with torch.no_grad(), ledger:
-        fx.Interpreter(segment, garbage_collect_values=True).run(*inputs)
-    inside, saved_in, saved_out, differentiable = 0, (), (), tuple(False for _ in segment.output_names)
-    if training:
-        inside, saved_in, saved_out, differentiable = _saved(segment, inputs, weights)
-    return Cost(
-        work=ledger.work(),
-        peak_bytes=ledger.peak_bytes,
-        saved_inside_bytes=inside,
-        saved_inputs=saved_in,
-        saved_outputs=saved_out,
-        differentiable=differentiable,
-    )
+        fx.Interpreter(segment.body, garbage_collect_values=True).run(*inputs)
+    saved = _saved(segment, inputs, weights) if training else Saved(0, (), (), (False,) * len(segment.output_names))
+    return Cost(work=ledger.work(), peak_bytes=ledger.peak_bytes, saved=saved)
 
 
-def _saved(
-    segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]
-) -> tuple[int, tuple[int, ...], tuple[int, ...], tuple[bool, ...]]:
-    """What autograd keeps, each storage once, weights left out."""
+def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) -> Saved:
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,7 +87,9 @@ def _saved(
         outputs = segment(*inputs)
     sources = {_storage(tensor): position for position, tensor in reversed(list(enumerate(inputs)))}
     results = {_storage(tensor): position for position, tensor in reversed(list(enumerate(outputs)))}
-    saved_in, saved_out, inside = set(), set(), 0
+    saved_in: set[int] = set()
+    saved_out: set[int] = set()
+    inside = 0
     for key, tensor in kept.items():
         if key in sources:
             saved_in.add(sources[key])
@@ -100,7 +97,7 @@ def _saved(
             saved_out.add(results[key])
         elif key not in weights:
             inside += tensor.untyped_storage().nbytes()
-    return inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), tuple(out.requires_grad for out in outputs)
+    return Saved(inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), tuple(out.requires_grad for out in outputs))
 
 
 class _Ledger(TorchDispatchMode):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import torch
 from torch import fx, nn
@@ -14,13 +14,15 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopart.program import Program
 from autopart.schema.graph import Graph, Layer, Value, Weight
-from autopart.segment import build_segment, constants_read
+from autopart.segment import Segment, build_segment, constants_read
 from autopart.tracing.costing import Cost, cost_segment
 from autopart.tracing.grouping import Group
+from autopart.tracing.signature import requires_grad, signature_of
 
 __all__ = ["describe", "fingerprint"]
 
 CPU = torch.device("cpu")
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 
 
 def describe(
@@ -35,9 +37,9 @@ def describe(
         fingerprint=fingerprint(model),
         training=training,
         batch_size=batch_size,
-        layers=_layers(groups, values, weights, costs),
+        layers=_layers(captured.graph, groups, weights, costs),
         weights=weights.described,
-        values=tuple(_differentiable(value, values, costs) for value in values),
+        values=tuple(_differentiable(value, costs) for value in values),
         legal_cuts=tuple(range(1, len(groups))),
     )
     return Program(
@@ -139,12 +141,18 @@ def _consumers(user: fx.Node, layer_of: dict[fx.Node, int], num_layers: int) -> 
 
 @dataclass(frozen=True, slots=True)
 class _LayerCost:
-    """A layer's cost with the names that its positions stand for."""
+    """A layer's cost with the names that its positions stand for: values first, then constants."""
 
     cost: Cost
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     signature: str
+
+    @property
+    def saved_names(self) -> list[str]:
+        """What it saves of all that other layers see."""
+        saved = self.cost.saved
+        return [*(self.inputs[index] for index in saved.inputs), *(self.outputs[index] for index in saved.outputs)]
 
 
 def _costs(
@@ -153,125 +161,88 @@ def _costs(
     """Cost every distinct layer once on fake tensors; layers with the same signature share it."""
     known: dict[str, Cost] = {}
     differentiable = {
-        node.name for node in captured.graph.nodes if node.op == "placeholder" and _requires_grad(node)
+        node.name for node in captured.graph.nodes if node.op == "placeholder" and requires_grad(node)
     }
     nodes = {node.name: node for node in captured.graph.nodes}
     computed: set[str] = set()
     costs = []
     for index, group in enumerate(groups):
-        incoming = [value for value in values if value.producer < index and index in value.consumers]
-        outgoing = [value for value in values if value.producer == index]
         reads = constants_read(group.nodes)
-        given = [nodes[name] for name in reads if name in computed]  # a stage computes a constant only once
-        computed.update(reads)
-        signature = _signature(group.nodes, incoming, outgoing, differentiable, len(reads) - len(given))
+        given = [name for name in reads if name in computed]  # a stage computes a constant only once
+        own = [name for name in reads if name not in computed]
+        computed.update(own)
+        incoming = [value.name for value in values if value.producer < index and index in value.consumers]
+        outgoing = [value.name for value in values if value.producer == index]
+        inputs, outputs = (*incoming, *given), (*outgoing, *own)
+        signature = signature_of(group.nodes, inputs, outputs, differentiable)
         if signature not in known:
-            known[signature] = _cost(
-                group, index, incoming, outgoing, given, weights, differentiable, training=training
-            )
+            segment = _fake_segment(group.nodes, index, inputs, outputs, weights)
+            known[signature] = _cost(segment, [nodes[name] for name in inputs], differentiable, training=training)
         cost = known[signature]
-        differentiable |= {value.name for value, flag in zip(outgoing, cost.differentiable, strict=True) if flag}
-        names = tuple(value.name for value in incoming), tuple(value.name for value in outgoing)
-        costs.append(_LayerCost(cost, *names, signature))
+        flags = zip(outputs, cost.saved.differentiable, strict=True)
+        differentiable |= {name for name, flag in flags if flag}
+        costs.append(_LayerCost(cost, inputs, outputs, signature))
     return costs
 
 
-def _cost(
-    group: Group, index: int, incoming: Sequence[Value], outgoing: Sequence[Value],
-    given: Sequence[fx.Node], weights: _Weights, differentiable: set[str], *, training: bool,
-) -> Cost:  # fmt: skip
-    with FakeTensorMode(allow_non_fake_inputs=True):
+def _fake_segment(
+    nodes: Sequence[fx.Node], index: int, inputs: Sequence[str], outputs: Sequence[str], weights: _Weights
+) -> Segment:
+    def fake(name: str) -> torch.Tensor:
+        real = weights.tensors[name]
+        copy = torch.empty(real.shape, dtype=real.dtype, device=CPU)
+        return nn.Parameter(copy, real.requires_grad) if isinstance(real, nn.Parameter) else copy
 
-        def fake(name: str) -> torch.Tensor:
-            real = weights.tensors[name]
-            copy = torch.empty(real.shape, dtype=real.dtype, device=CPU)
-            return nn.Parameter(copy, real.requires_grad) if isinstance(real, nn.Parameter) else copy
-
-        segment = build_segment(
-            group.nodes, layers=range(index, index + 1), weight_name=weights.names.__getitem__, weight=fake, device=CPU,
-            inputs=[value.name for value in incoming], outputs=[value.name for value in outgoing],
-            given=[node.name for node in given],
+    with FAKE:
+        return build_segment(
+            nodes, layers=range(index, index + 1), inputs=inputs, outputs=outputs,
+            weight_name=weights.names.__getitem__, weight=fake, device=CPU,
         )  # fmt: skip
-        constants = [
-            torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype, device=CPU) for node in given
-        ]
+
+
+def _cost(segment: Segment, sources: Sequence[fx.Node], differentiable: set[str], *, training: bool) -> Cost:
+    with FAKE:
         inputs = [
-            torch.empty(value.shape, dtype=getattr(torch, value.dtype), device=CPU).requires_grad_(
-                training and value.name in differentiable
+            torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype, device=CPU).requires_grad_(
+                training and node.name in differentiable
             )
-            for value in incoming
+            for node in sources
         ]
-        return cost_segment(segment, [*inputs, *constants], training=training)
+        return cost_segment(segment, inputs, training=training)
 
 
 def _layers(
-    groups: Sequence[Group], values: Sequence[Value], weights: _Weights, costs: Sequence[_LayerCost]
+    graph: fx.Graph, groups: Sequence[Group], weights: _Weights, costs: Sequence[_LayerCost]
 ) -> tuple[Layer, ...]:
-    size = {value.name: value.bytes for value in values}
-    charged: set[str] = set()
+    """The layers; what several of them save is charged to the first, and views of one storage are one."""
+    tensors = {node.name: node.meta["val"] for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)}
+    # The trace's fake tensors share storages just as the real ones will.
+    storages = {name: tensor.untyped_storage() for name, tensor in tensors.items()}
+    charged = {storages[node.name]._cdata for node in graph.nodes if node.op == "get_attr" and node.name in storages}
     layers = []
     for group, each in zip(groups, costs, strict=True):
-        saved = {each.inputs[i] for i in each.cost.saved_inputs if i < len(each.inputs)} | {each.outputs[i] for i in each.cost.saved_outputs}
+        saved = {storages[name]._cdata: storages[name].nbytes() for name in each.saved_names}
+        shared_bytes = sum(size for storage, size in saved.items() if storage not in charged)
+        charged |= saved.keys()
         layers.append(
             Layer(
                 name=group.path,
                 weights=tuple(sorted(weights.index[name] for name in weights.used_by(group.nodes))),
                 work=each.cost.work,
-                saved_bytes=each.cost.saved_inside_bytes + sum(size[name] for name in saved - charged),
+                saved_bytes=each.cost.saved.inside_bytes + shared_bytes,
                 peak_bytes=each.cost.peak_bytes,
                 signature=each.signature,
             )
         )
-        charged |= saved
     return tuple(layers)
 
 
-def _differentiable(value: Value, values: Sequence[Value], costs: Sequence[_LayerCost]) -> Value:
+def _differentiable(value: Value, costs: Sequence[_LayerCost]) -> Value:
     if value.producer < 0:
         return value
     made = costs[value.producer]
-    flag = made.cost.differentiable[made.outputs.index(value.name)]
-    return Value(
-        name=value.name, producer=value.producer, consumers=value.consumers, bytes=value.bytes, shape=value.shape,
-        dtype=value.dtype, differentiable=flag,
-    )  # fmt: skip
-
-
-def _signature(
-    nodes: Sequence[fx.Node], incoming: Sequence[Value], outgoing: Sequence[Value], differentiable: set[str],
-    num_own_constants: int,
-) -> str:  # fmt: skip
-    """A hash of operators, constants and shapes with names taken out."""
-    label: dict[fx.Node, str] = {node: f"n{index}" for index, node in enumerate(nodes)}
-    order = {value.name: index for index, value in enumerate(incoming)}
-
-    def spell(node: fx.Node) -> str:
-        if node in label:
-            return label[node]
-        tensor = node.meta.get("val")
-        shape = f"{tuple(tensor.shape)}{tensor.dtype}" if isinstance(tensor, torch.Tensor) else repr(tensor)
-        grad = node.name in differentiable or _requires_grad(node)
-        return f"in{order.get(node.name, '')}:{shape}:{grad}:{node.op}"
-
-    digest = hashlib.sha256(f"{num_own_constants} ".encode())
-    for node in nodes:
-        args = fx.node.map_arg((node.args, dict(node.kwargs)), lambda source: _Spelled(spell(source)))
-        digest.update(f"{node.target}{args}\n".encode())
-    made = {value.name for value in outgoing}
-    digest.update(" ".join(label[node] for node in nodes if node.name in made).encode())
-    return digest.hexdigest()[:16]
-
-
-class _Spelled(str):
-    """A node's spelling, printed without quotes."""
-
-    __slots__ = ()
-    __repr__ = str.__str__
-
-
-def _requires_grad(node: fx.Node) -> bool:
-    tensor: Any = node.meta.get("val")
-    return isinstance(tensor, torch.Tensor) and tensor.requires_grad
+    flag = made.cost.saved.differentiable[made.outputs.index(value.name)]
+    return dataclasses.replace(value, differentiable=flag)
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["has_effect", "inseparable_spans", "is_random", "with_aliases", "written_inputs"]
+__all__ = ["has_effect", "inseparable_spans", "is_random", "users_of_memory", "with_aliases", "written_inputs"]
 
 _WRITES_STATISTICS = {
     # operator: (index of the flag, indices of the statistics)
@@ -131,7 +131,7 @@ def inseparable_spans(graph: fx.Graph, constants: set[fx.Node]) -> list[tuple[fx
             continue
         for base in with_aliases(written_inputs(node)):
             if base.op == "get_attr":
-                users = [user for user in _transitive_aliases(base) if user.op == "call_function"]
+                users = [user for user in users_of_memory(base) if user.op == "call_function"]
                 spans.append((min(users, key=order.__getitem__), max(users, key=order.__getitem__)))
             else:
                 spans.append((base, node))
@@ -141,7 +141,7 @@ def inseparable_spans(graph: fx.Graph, constants: set[fx.Node]) -> list[tuple[fx
     return [(first, last) for first, last in spans if last not in constants]
 
 
-def _transitive_aliases(base: fx.Node) -> set[fx.Node]:
+def users_of_memory(base: fx.Node) -> set[fx.Node]:
     """The users of a weight, and the users of views of it."""
     found: set[fx.Node] = set()
     open_nodes = [base]
@@ -156,5 +156,10 @@ def _transitive_aliases(base: fx.Node) -> set[fx.Node]:
 
 def _nodes(arguments: Any) -> list[fx.Node]:
     found: list[fx.Node] = []
-    fx.node.map_arg(tuple(arguments), lambda node: found.append(node) or node)
+
+    def note(node: fx.Node) -> fx.Node:
+        found.append(node)
+        return node
+
+    fx.node.map_arg(tuple(arguments), note)
     return found

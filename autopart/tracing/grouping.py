@@ -51,7 +51,7 @@ def group_nodes(graph: fx.Graph, constants: set[fx.Node]) -> list[Group]:
     for node in nodes:
         home = homes[node]
         if node.target is operator.getitem and node.args[0] in group_of:  # a tuple is never cut from its parts
-            group = group_of[node.args[0]]  # type: ignore[index]
+            group = group_of[node.args[0]]
         elif groups and groups[-1].path == home:
             group = groups[-1]
         else:
@@ -122,7 +122,7 @@ def rough_flops(node: fx.Node) -> int:
     inputs = [each.meta.get("val") for each in node.all_input_nodes]
     shapes = [each.shape for each in inputs if isinstance(each, torch.Tensor)]
     if name.startswith(("linear", "mm", "addmm", "bmm", "baddbmm", "matmul")) and shapes:
-        matrix = shapes[1] if name.startswith("addmm") or name.startswith("baddbmm") else shapes[0]
+        matrix = shapes[1] if name.startswith(("addmm", "baddbmm")) else shapes[0]
         return 2 * value.numel() * int(matrix[-1])
     if name.startswith(("conv", "_conv")) and len(shapes) > 1:
         return 2 * value.numel() * int(shapes[1][1:].numel())

@@ -128,7 +128,8 @@ def test_a_model_that_cannot_be_traced_exits_with_4(tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_run_for_real(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, measured = str(tmp_path / "plan.json"), tmp_path / "run.json"
-    assert main(["plan", model, "--devices", "cpu:0,cpu:1", "--stages", "2", "--mode", "train", "-o", file]) == 0
+    words = ["--devices", "cpu:0,cpu:1", "--stages", "2", "--mode", "train", "--microbatches", "4"]
+    assert main(["plan", model, *words, "-o", file]) == 0
     assert main(["run", file, model, "--steps", "2", "--warmup", "1", "-o", str(measured)]) == 0
     out = capsys.readouterr().out
     assert "predicted" in out and "unsplit on cpu:" in out
