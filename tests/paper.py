@@ -107,6 +107,7 @@ def a_measurement(*, training: bool = False, single: bool = True) -> Measurement
             index=index, device=device, forward_seconds=(index + 1) * 1.1 * MILLISECOND,
             backward_seconds=(index + 1) * 2.1 * MILLISECOND * training, optimizer_seconds=1.2e-3 * training,
             busy_seconds=0.0088 * (index + 1), utilisation=0.42 + 0.4 * index, peak_bytes=390_000_000,
+            memory_origin="peak resident set less that after imports",
         )
         for index, device in enumerate(("rtx-4090:0", "rtx-4090:1"))
     )

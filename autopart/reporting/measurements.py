@@ -52,7 +52,8 @@ def _stages(measurement: Measurement, plan: Plan) -> str:
     if measurement.mode == "infer":
         headers = headers[:3] + headers[5:]
         rows = [row[:3] + row[5:] for row in rows]
-    return table(headers, rows, words=(0, 1))
+    origins = sorted({each.memory_origin for each in measurement.stages if each.memory_origin})
+    return "\n".join((table(headers, rows, words=(0, 1)), *(f"memory measured: {origin}" for origin in origins)))
 
 
 def _stage_row(stage: Stage, run: StageMeasurement, num_microbatches: int) -> tuple[str, ...]:

@@ -80,7 +80,8 @@ class DistributedPipeline:
         self._segment = stage_segment(program, span, self.device)
         self._shared = SharedWeights(self._segment, sharings(stage_weights(plan, program.graph)), rank)
         module = StageModule(
-            self._segment, program.graph, training=self._training, feed=self._feed if self._is_first else None
+            self._segment, program.graph, span, self.device, training=self._training,
+            feed=self._feed if self._is_first else None,
         )
         self._stage = _TimedStage(
             module, rank, len(plan.stages), self.device, stopwatch=self.stopwatch,

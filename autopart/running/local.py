@@ -49,9 +49,10 @@ class LocalPipeline:
         self._program, self._plan = program, plan
         self._training = plan.job.mode == "train"
         self._objective = Objective(loss_fn)
+        self._devices = [stage_device(plan, stage.index) for stage in plan.stages]
         self._segments = [
-            stage_segment(program, span, stage_device(plan, index))
-            for index, span in enumerate(spans(plan, program.graph))
+            stage_segment(program, span, device)
+            for span, device in zip(spans(plan, program.graph), self._devices, strict=True)
         ]
         _check_shared(plan, program)
         parameters = {id(weight): weight for segment in self._segments for weight in segment.parameters()}
@@ -105,8 +106,8 @@ class LocalPipeline:
         return torch.stack(losses).mean()
 
     def _forward(self, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        for segment in self._segments:
-            values = segment(*(value.to(segment.device) for value in values))
+        for segment, device in zip(self._segments, self._devices, strict=True):
+            values = segment(*(value.to(device) for value in values))
         return values
 
 

@@ -113,18 +113,28 @@ class StageModule(nn.Module):
     are detached: both sides of a boundary must agree on which gradients travel back.
     """
 
-    def __init__(self, segment: Segment, graph: Graph, *, training: bool, feed: Feed | None = None) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        graph: Graph,
+        span: tuple[int, int],
+        device: torch.device,
+        *,
+        training: bool,
+        feed: Feed | None = None,
+    ) -> None:
         super().__init__()
         self.segment = segment
+        self._device = device
         self._feed = feed
-        self._is_last = segment.last == len(graph.layers)
-        self._input_shapes = tuple(value.shape for value in graph.crossing(segment.first))
-        self._carries_gradient = tuple(_carries_gradient(value, training) for value in graph.crossing(segment.last))
+        self._is_last = span[1] == len(graph.layers)
+        self._input_shapes = tuple(value.shape for value in graph.crossing(span[0]))
+        self._carries_gradient = tuple(_carries_gradient(value, training) for value in graph.crossing(span[1]))
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The values that cross the next boundary."""
         if self._feed is not None:
-            values = tuple(value.to(self.segment.device) for value in self._feed(*values))
+            values = tuple(value.to(self._device) for value in self._feed(*values))
         else:
             values = tuple(value.view(s) for value, s in zip(values, self._input_shapes, strict=True))
         outputs: tuple[torch.Tensor, ...] = self.segment(*values)

@@ -42,8 +42,9 @@ class SplitModule(nn.Module):
             self.__dict__[register] = module.__dict__[register]
         # Past nn.Module.__setattr__, which would refuse a name that one of the user's submodules has.
         self.__dict__.update(
-            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(), training=module.training
-        )
+            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(),
+            training=module.training,
+        )  # fmt: skip
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the whole model would return.

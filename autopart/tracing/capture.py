@@ -40,7 +40,7 @@ def capture(
         try:
             with gathered(model, args, dict(kwargs)) as (near_args, near_kwargs):
                 exported = torch.export.export(model, near_args, near_kwargs, strict=False)
-                captured: fx.GraphModule = exported.module(check_guards=False)  # type: ignore[assignment]
+                captured: fx.GraphModule = exported.module(check_guards=False)
         except Exception as error:
             raise TracingError(_explain(model, error), detail=_last_lines(error)) from error
     put_back(model, captured)
@@ -115,8 +115,8 @@ def _write_early(graph: fx.Graph) -> None:
             continue
         target, source = node.args[:2]
         if isinstance(target, fx.Node) and isinstance(source, fx.Node) and target.op == "get_attr":
-            before = [source, *(user for user in users_of_memory(target) if user is not node and user.op != "output")]
-            last = max(before, key=order.__getitem__)
+            readers = (user for user in users_of_memory(target) if user is not node and user.op != "output")
+            last = max((source, *readers), key=order.__getitem__)
             if last.op == "call_function" and order[last] < order[node]:
                 last.append(node)
                 node.meta.setdefault("nn_module_stack", last.meta.get("nn_module_stack"))
@@ -124,9 +124,8 @@ def _write_early(graph: fx.Graph) -> None:
 
 def _explain(model: nn.Module, error: Exception) -> str:
     """One line: what torch.export said, and which line of the model's code it was at."""
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith((*_LIBRARIES, "<"))
-    ]
+    everything = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in everything if not frame.filename.startswith((*_LIBRARIES, "<"))]
     where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
     what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
     advice = "make that line independent of tensor values" if "data-dependent" in str(error) else "change that code"

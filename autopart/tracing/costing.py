@@ -100,11 +100,11 @@ def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) 
     return Saved(inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), tuple(out.requires_grad for out in outputs))
 
 
-class _Ledger(TorchDispatchMode):
+class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Books every operator that really runs: its family, FLOPs, traffic, and the bytes alive after it."""
 
     def __init__(self, inputs: Sequence[torch.Tensor], weights: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._books: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         sizes = {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in inputs}
         self._alive = {**dict.fromkeys(weights, 0), **sizes}
@@ -159,7 +159,7 @@ def _flops(packet: Any, args: Any, kwargs: Any, result: Any) -> int:
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
     if packet.__name__ == "_scaled_dot_product_flash_attention_for_cpu":
-        return int(sdpa_flop_count(args[0].shape, args[1].shape, args[2].shape))
+        return int(sdpa_flop_count(*(each.shape for each in args[:3])))  # type: ignore[no-untyped-call]
     return 0
 
 

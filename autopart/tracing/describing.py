@@ -221,7 +221,7 @@ def _layers(
     charged = {storages[node.name]._cdata for node in graph.nodes if node.op == "get_attr" and node.name in storages}
     layers = []
     for group, each in zip(groups, costs, strict=True):
-        saved = {storages[name]._cdata: storages[name].nbytes() for name in each.saved_names}
+        saved = {storages[name]._cdata: int(storages[name].nbytes()) for name in each.saved_names}
         shared_bytes = sum(size for storage, size in saved.items() if storage not in charged)
         charged |= saved.keys()
         layers.append(

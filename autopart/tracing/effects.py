@@ -50,6 +50,8 @@ def written_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
         flag, statistics = _WRITES_STATISTICS[node.target]
         training = node.args[flag] if len(node.args) > flag else False
         return tuple(_nodes([node.args[index] for index in statistics])) if training else ()
+    if node.target is torch.ops.aten.detach_.default:  # marked as a write, but leaves the values alone
+        return ()
     return tuple(_nodes(_schema_inputs(node, writing=True)))
 
 

@@ -17,6 +17,8 @@ from torch.utils import _pytree as pytree
 
 __all__ = ["gathered", "put_back"]
 
+_REGISTERS = ("_parameters", "_buffers")
+
 
 @contextlib.contextmanager
 def gathered(
@@ -28,7 +30,7 @@ def gathered(
         return
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     device = inputs[0].device if inputs else torch.device("cpu")
-    registers = [register for module in model.modules() for register in (module._parameters, module._buffers)]
+    registers: list[dict[str, Any]] = [vars(each)[kind] for each in model.modules() for kind in _REGISTERS]
     before = [dict(register) for register in registers]
     fakes = _Fakes(device)
     try:
@@ -44,7 +46,8 @@ def put_back(model: nn.Module, captured: fx.GraphModule) -> None:
     """Let the captured graph refer to the model's own weights instead of their stand-ins."""
     own = dict((*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)))
     for path, module in captured.named_modules():
-        for register in (module._parameters, module._buffers):
+        for kind in _REGISTERS:
+            register: dict[str, Any] = vars(module)[kind]
             for leaf, tensor in register.items():
                 if isinstance(tensor, FakeTensor):
                     register[leaf] = own[f"{path}.{leaf}" if path else leaf]

@@ -46,3 +46,11 @@ def test_every_outcome_has_its_words(outcome: str, words: str) -> None:
 def test_every_layer_is_counted_once() -> None:
     text = plan_text(a_plan())
     assert "embed … h.1 (3)" in text and "h.2 … h.4 (3)" in text and "6 layers" in text
+
+
+def test_a_proof_about_the_formula_says_so() -> None:
+    plan = a_plan()
+    assert "formula" not in plan_text(plan)
+    assert "by the objective's formula" in plan_text(
+        replace(plan, proof=replace(plan.proof, objective_seconds=0.019, bound_seconds=0.019))
+    )
