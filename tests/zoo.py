@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,7 @@ def stages_of(traced: Program, cuts: Sequence[int], device: torch.device = CPU) 
     names = [layer.name for layer in traced.graph.layers]
     return [
         StagePlacement(layers=tuple(names[first:last]), device=device)
-        for first, last in zip(cuts[:-1], cuts[1:], strict=True)
+        for first, last in itertools.pairwise(cuts)
     ]
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from autopart.planning.arcs import build_instance
 from autopart.planning.chain import best_path, is_exact
 from autopart.planning.groups import group_devices
 from autopart.planning.memory import Rules, stage_facts, stage_memory
-from autopart.planning.optimum import Optimum, options_of
+from autopart.planning.optimum import Optimum, instances_of, options_of
 from autopart.planning.options import Option, rank, schedules
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -35,13 +34,17 @@ def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
 def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str) -> str:
     if job.method != "optimal":
         return f"method '{job.method}' fills {option.layout.num_stages} devices without it"
-    instance = build_instance(option.candidate, cluster, job, schedules(job)[0])
-    others = options_of(option.candidate, cluster, job, instance, best_path(instance, at_least=at_least))
+    instances = instances_of(option.candidate, cluster, job)
+    others = [
+        other
+        for each in instances
+        for other in options_of(option.candidate, cluster, job, each, best_path(each, at_least=at_least))
+    ]
     if not others:
         return _cannot_help(option, cluster, job, name)
     best = min(others, key=lambda other: rank(other, job))
     factor = rank(best, job)[0] / rank(option, job)[0]
-    which = "the best plan" if is_exact(instance.counts) else "the best plan found"
+    which = "the best plan" if is_exact(instances[0].counts) else "the best plan found"
     seconds = format_seconds(rank(best, job)[0])
     if factor < 1.005:
         return f"does not help: {which} that uses it takes as long ({seconds}, {factor:.3f}x)"

@@ -62,6 +62,8 @@ class Instance:
     arcs: Arcs
     num_stages: int | None
     """exactly so many, if set"""
+    most_stages: int
+    """torch's Schedule1F1B refuses fewer micro-batches than stages"""
     repeats: int
     """how often the largest stage time counts: M - 1, or 0 for latency"""
     floor_seconds: float
@@ -110,6 +112,7 @@ def build_instance(candidate: Candidate, cluster: Cluster, job: Job, schedule: S
         groups=groups,
         arcs=_sorted(parts),
         num_stages=job.stages,
+        most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
         repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
         floor_seconds=_floor_seconds(seconds, groups, boundaries),
     )

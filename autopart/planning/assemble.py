@@ -59,10 +59,13 @@ def assemble(
 
 def _stage(option: Option, index: int, cost: StageCost) -> Stage:
     first, last, device = option.layout.stages[index]
+    graph = option.candidate.graph
+    used = sorted({weight for layer in graph.layers[first:last] for weight in layer.weights})
     return Stage(
         index=index,
         devices=(device,),
-        layers=tuple(layer.name for layer in option.candidate.graph.layers[first:last]),
+        layers=tuple(layer.name for layer in graph.layers[first:last]),
+        weights=tuple(graph.weights[weight].name for weight in used),
         parameter_bytes=cost.memory.parameters,
         peak_bytes=cost.memory.total,
         capacity_bytes=cost.capacity_bytes,

@@ -155,7 +155,7 @@ FIRST_THRESHOLD = 1.5
 def _allowed(instance: Instance, at_least: tuple[int, ...] | None) -> npt.NDArray[np.bool_]:
     """Which count vectors may be a whole plan's."""
     return np.asarray([
-        sum(vector) > 0
+        0 < sum(vector) <= instance.most_stages
         and (instance.num_stages is None or sum(vector) == instance.num_stages)
         and all(used >= need for used, need in zip(vector, at_least or (0,) * len(vector), strict=True))
         for vector in count_vectors(instance.counts)

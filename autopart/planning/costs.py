@@ -154,7 +154,9 @@ def _exchange_seconds(cluster: Cluster, layout: Layout, pair: tuple[int, int], n
 
 
 def misfit(costs: tuple[StageCost, ...], layout: Layout) -> str:
-    """Why a layout breaks a memory cap, or an empty string if it fits."""
+    """Why a layout cannot run or breaks a memory cap, or an empty string if it fits."""
+    if layout.schedule == "1f1b" and layout.num_microbatches < layout.num_stages:
+        return f"1f1b needs a micro-batch per stage: {layout.num_microbatches} for {layout.num_stages} stages"
     for cost, device in zip(costs, layout.devices, strict=True):
         short_bytes = cost.memory.total - cost.capacity_bytes
         if short_bytes > 0:

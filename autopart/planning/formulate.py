@@ -8,6 +8,7 @@ Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at bound
     C3        sum of x_a over arcs into the end = 1
     C4[g]     sum of x_a on group g <= devices of g
     C5        sum of x_a = number of stages, if it is prescribed
+    C8        sum of x_a <= M, 1F1B only
     C6[l]     N[l+1] + 1 <= sum of Q_a x_a over arcs a that cover item l  1F1B memory, with
               N[l] = N[l+1] + sum of x_a over arcs that start at l        C6n[l]
     C7[g]     sum of x_a on group g >= devices of g that must be used
@@ -180,6 +181,8 @@ def _count_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any], at_l
             problem.addConstraint(_expression(on_group) >= at_least[group], f"C7_{group}")
     if instance.num_stages is not None:
         problem.addConstraint(_expression(x) == instance.num_stages, "C5")
+    if instance.most_stages < sum(instance.counts):
+        problem.addConstraint(_expression(x) <= instance.most_stages, "C8")
 
 
 def _memory_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> None:

@@ -53,34 +53,49 @@ def options_of(candidate: Candidate, cluster: Cluster, job: Job, instance: Insta
     return [option for option in options if not option.misfit]
 
 
+def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Instance]:
+    """The path problems that together hold every plan of a candidate.
+
+    Under 1F1B a path needs the least memory, so one problem serves all schedules, unless there are fewer micro-batches
+    than devices: 1F1B cannot have so many stages, GPipe can.
+    """
+    allowed = schedules(job)
+    if candidate.num_microbatches >= len(cluster.devices):
+        allowed = allowed[:1]
+    return [build_instance(candidate, cluster, job, schedule) for schedule in allowed]
+
+
 def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
     """Whether any plan of the candidate fits."""
-    instance = replace(build_instance(candidate, cluster, job, schedules(job)[0]), repeats=0)
-    found = bool(best_path(instance))
-    return found or (not is_exact(instance.counts) and bool(prove(instance, math.inf, effort).path))
+    instances = [replace(instance, repeats=0) for instance in instances_of(candidate, cluster, job)]
+    return any(
+        bool(best_path(each)) or (not is_exact(each.counts) and bool(prove(each, math.inf, effort).path))
+        for each in instances
+    )
 
 
 def find_optimum(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
 ) -> Optimum:
     """The best plans of the candidates and a bound over all of them: dynamic program first, integer programs then."""
-    num_steps = 2 * len(candidates)
-    instances = [build_instance(candidate, cluster, job, schedules(job)[0]) for candidate in candidates]
-    options: list[Option] = []
-    for done, (candidate, instance) in enumerate(zip(candidates, instances, strict=True)):
+    problems = [(candidate, each) for candidate in candidates for each in instances_of(candidate, cluster, job)]
+    num_steps = 2 * len(problems)
+    found: list[list[Option]] = []
+    for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        options += options_of(candidate, cluster, job, instance, best_path(instance))
-    first_found = {option.layout.num_microbatches: option.objective_seconds for option in reversed(options)}
-    order = sorted(range(len(candidates)), key=lambda k: first_found.get(candidates[k].num_microbatches, math.inf))
+        found.append(options_of(candidate, cluster, job, instance, best_path(instance)))
+    best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
+    options = [option for each in found for option in each]
     certificates: list[Certificate] = []
-    for done, index in enumerate(order):
-        progress("planning", len(candidates) + done, num_steps)
+    for done, index in enumerate(sorted(range(len(problems)), key=best.__getitem__)):
+        progress("planning", len(problems) + done, num_steps)
+        candidate, instance = problems[index]
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
-        certificate = prove(instances[index], incumbent, effort, at_least_one_program=not done)
+        certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
         certificates.append(certificate)
-        options += options_of(candidates[index], cluster, job, instances[index], certificate.path)
+        options += options_of(candidate, cluster, job, instance, certificate.path)
     progress("planning", num_steps, num_steps)
-    return _collect(options, instances, certificates)
+    return _collect(options, [instance for _, instance in problems], certificates)
 
 
 def _collect(options: list[Option], instances: list[Instance], certificates: list[Certificate]) -> Optimum:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -218,3 +219,31 @@ def test_a_profile_without_a_devices_kind_is_refused() -> None:
     chosen, _, job = two_devices()
     with pytest.raises(UsageError, match="no times for other"):
         plan((chosen,), cluster(device("a", kind="other")), job)
+
+
+def two_equal_devices(num_microbatches: int, **words: Any) -> tuple[Candidate, Cluster, Job]:
+    graph = chain(6, training=True, tied=(0, 5))
+    chosen = candidate(graph, {"fast": [1.0] * 6}, num_microbatches)
+    job = Job(mode="train", batch=num_microbatches, optimizer="adamw", **words)
+    return chosen, cluster(device("a"), device("b")), job
+
+
+def test_1f1b_never_has_more_stages_than_microbatches() -> None:
+    """torch's Schedule1F1B refuses such a plan, so it must not be made."""
+    free = solve(two_equal_devices(1, stages=2))
+    assert free is not None
+    assert free.schedule.name == "gpipe"
+    forced = solve(two_equal_devices(1, schedule="1f1b"))
+    assert forced is not None
+    assert len(forced.stages) == 1
+    assert solve(two_equal_devices(1, schedule="1f1b", stages=2)) is None
+
+
+def test_stages_name_their_weights() -> None:
+    result = solve(two_equal_devices(4))
+    assert result is not None
+    assert len(result.stages) == 2
+    first, last = (set(stage.weights) for stage in result.stages)
+    tied = two_equal_devices(4)[0].graph.weights[0].name
+    assert first & last == {tied}
+    assert len(first | last) == 6

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 
 from autopart.errors import MismatchError
-from autopart.splitting import check_devices, stitch
+from autopart.splitting import Stitched, check_devices
 from autopart.tracing import trace
 from tests.zoo import BUILDERS, edges, program
 
@@ -20,7 +22,7 @@ def test_real_models_run_on_four_fake_devices(name: str, training: bool) -> None
 @pytest.mark.parametrize("name", ["gpt2", "unet", "mlp"])
 def test_a_missing_transfer_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     traced = program(name, False)
-    monkeypatch.setattr(stitch.__module__ + ".transfer", lambda tensor, device: tensor)
+    monkeypatch.setattr(sys.modules[Stitched.__module__], "transfer", lambda tensor, device: tensor)
     with pytest.raises(MismatchError, match="does not run on 2 devices"):
         check_devices(traced, [len(traced.graph.layers) // 2], backward=False)
 

@@ -168,7 +168,7 @@ FORMS: dict[str, tuple[Any, tuple[Any, ...], dict[str, Any]]] = {
     "input": (lambda own, x, y: (_plain(own, x), y), (X, X + 1), {}),
     "parameter": (lambda own, x: (_plain(own, x), own.two.weight), (X,), {}),
     "constant": (lambda own, x: (_plain(own, x), torch.arange(4) + 1), (X,), {}),
-    "inputs": (lambda own, n, o, l: _plain(own, l[0]) * n + l[1], (3, None, [X, 2.5]), {}),
+    "inputs": (lambda own, n, none, pair: _plain(own, pair[0]) * n + pair[1], (3, None, [X, 2.5]), {}),
     "keywords": (lambda own, x, *, y, z: _plain(own, x + y) * z, (X,), {"z": X + 1, "y": X + 2}),
 }
 
@@ -231,7 +231,7 @@ def test_a_longer_sequence_keeps_the_stages_beginnings() -> None:
     each.model.eval()
     names = [layer.name for layer in short.graph.layers]
     start = next(index for index, name in enumerate(names) if name.startswith("transformer.h.1"))
-    stages = [StagePlacement(layers=tuple(names[:start]), device=CPU), StagePlacement(layers=tuple(names[start:]), device=CPU)]
+    stages = [StagePlacement(layers=tuple(part), device=CPU) for part in (names[:start], names[start:])]
     divided = SplitModule(each.model, stages, tracer)
     stitched = divided.stitched((), {"input_ids": tokens})
     assert stitched.program.graph.layers[stitched.segments[1].first].name.startswith("transformer.h.1")

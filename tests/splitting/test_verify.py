@@ -83,7 +83,7 @@ class Rebinding(nn.Module):
 
 def test_a_split_that_fails_is_a_mismatch() -> None:
     model = Rebinding().train()
-    with pytest.raises(MismatchError, match="fails where the unsplit one does not: .* modified by an inplace"):
+    with pytest.raises(MismatchError, match=r"fails where the unsplit one does not: .* modified by an inplace"):
         verify(split(model, (X,), {}), model, (X,), {})
 
 

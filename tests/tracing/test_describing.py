@@ -15,7 +15,7 @@ from autopart.tracing import fingerprint, trace
 from tests.zoo import BUILDERS, case, program
 
 
-def _saved_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+def _saved_bytes(runner: nn.Module, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
     """Of an eager run, each storage once, weights left out."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     kept: dict[int, torch.Tensor] = {}
@@ -26,7 +26,7 @@ def _saved_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     before = {name: tensor.clone() for name, tensor in model.named_buffers()}
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = model(*args, **kwargs)
+        result = runner(*args, **kwargs)
     assert result is not None
     with torch.no_grad():
         for name, tensor in model.named_buffers():
@@ -34,16 +34,18 @@ def _saved_bytes(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     return sum(each.untyped_storage().nbytes() for pointer, each in kept.items() if pointer not in weights)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "bert", "t5", "resnet", "unet", "mlp"])
+@pytest.mark.parametrize("name", BUILDERS)
 def test_saved_bytes_are_what_autograd_keeps(name: str) -> None:
+    """Of Llama and T5 as traced: transformers skips masks that mask nothing, but not while it is traced."""
     each = case(name)
     each.model.train()
-    expected = _saved_bytes(each.model, each.args, each.kwargs)
+    runner = program(name, True).captured if name in ("llama", "t5") else each.model
+    expected = _saved_bytes(runner, each.model, each.args, each.kwargs)
     assert sum(layer.saved_bytes for layer in program(name, True).graph.layers) == expected
     assert all(layer.saved_bytes == 0 for layer in program(name, False).graph.layers)
 
 
-@pytest.mark.parametrize("name", ["t5", "resnet", "unet", "mlp"])
+@pytest.mark.parametrize("name", ["resnet", "unet", "mlp"])
 def test_flops_are_what_torch_counts(name: str) -> None:
     each = case(name)
     each.model.eval()
@@ -52,9 +54,14 @@ def test_flops_are_what_torch_counts(name: str) -> None:
     assert program(name, False).graph.flops == counter.get_total_flops() > 0
 
 
-@pytest.mark.parametrize(("name", "num_layers"), [("gpt2", 2), ("llama", 2), ("bert", 2)])
-def test_attention_has_its_flops(name: str, num_layers: int) -> None:
-    """torch counts none for the processor's fused kernel: two products of 16 x 16 positions for 2 samples."""
+SQUARE = 2 * 16 * 16
+
+
+@pytest.mark.parametrize(
+    ("name", "num_scores"), [("gpt2", SQUARE), ("llama", SQUARE), ("bert", SQUARE), ("t5", 8 * 8 + 6 * 6 + 6 * 8)]
+)
+def test_attention_has_its_flops(name: str, num_scores: int) -> None:
+    """torch counts none for the processor's fused kernel: two products per pair of positions, for 2 samples."""
     each = case(name)
     each.model.eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -62,7 +69,7 @@ def test_attention_has_its_flops(name: str, num_layers: int) -> None:
     attention = sum(
         work.flops for layer in program(name, False).graph.layers for work in layer.work if work.family == "attention"
     )
-    assert attention == num_layers * 2 * (2 * 2 * 16 * 16 * 32)
+    assert attention == 2 * (2 * 2 * num_scores * 32)
     assert program(name, False).graph.flops == counter.get_total_flops() + attention
 
 
@@ -99,12 +106,17 @@ def _attribute(node: fx.Node) -> Any:
 
 def _through_bytes(traced: Program, index: int) -> int:
     """Inputs and outputs, memory that several of them share once."""
-    nodes = {node.name: node.meta["val"] for node in traced.captured.graph.nodes if "val" in node.meta}
-    names = [v.name for v in traced.graph.values if v.producer == index or index in v.consumers]
-    storages = {nodes[name].untyped_storage()._cdata: nodes[name].untyped_storage() for name in names}
-    produced = {v.name for v in traced.graph.values if v.producer == index}
-    fresh = [name for name in names if name not in produced]
-    return max(sum(v.bytes for v in traced.graph.values if v.name in fresh), 0) if storages else 0
+    traces = {node.name: node.meta["val"].untyped_storage() for node in traced.captured.graph.nodes if _is_tensor(node)}
+    values = [v for v in traced.graph.values if v.producer == index or index in v.consumers]
+    largest: dict[int, int] = {}
+    for value in values:
+        storage = traces[value.name]._cdata
+        largest[storage] = max(largest.get(storage, 0), value.bytes)
+    return sum(largest.values())
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    return isinstance(node.meta.get("val"), torch.Tensor)
 
 
 def test_gradients_flow_where_they_are_needed() -> None:
@@ -141,7 +153,7 @@ def test_a_tied_weight_is_described_once_and_used_twice() -> None:
     assert "lm_head.weight" not in names
     shared = names.index("transformer.wte.weight")
     assert [layer.name for layer in graph.layers if shared in layer.weights] == ["transformer.wte", "lm_head"]
-    assert graph.num_parameters == case("gpt2").model.num_parameters()
+    assert graph.num_parameters == sum(weight.numel() for weight in case("gpt2").model.parameters())
 
 
 def test_a_fingerprint_is_of_the_architecture() -> None:
