@@ -87,6 +87,9 @@ class SplitModule(nn.Module):
         except AttributeError:
             return getattr(self.__dict__["_whole"], name)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_traced": {}, "_state": ()}  # traces cannot be copied; a copy makes its own
+
     def _stitch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
         program = self._trace(self._whole, args, kwargs, self._whole.training)
         placements = placements_for(program, self._stages)

@@ -35,7 +35,7 @@ def capture(
         TracingError: torch.export cannot capture the model; the message names the line of the model's code.
     """
     _open_dataclasses((args, kwargs))
-    with training_mode(model, training), _outputs_opened(model), warnings.catch_warnings():
+    with training_mode(model, training), _attributes_kept(model), _outputs_opened(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with gathered(model, args, dict(kwargs)) as (near_args, near_kwargs):
@@ -64,6 +64,18 @@ def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, flag in before:
             module.training = flag
+
+
+@contextlib.contextmanager
+def _attributes_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards nothing that forward assigned to a module's attributes is left: it would be of fake tensors."""
+    before = [(module, dict(vars(module))) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
 
 
 @contextlib.contextmanager

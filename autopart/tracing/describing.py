@@ -203,12 +203,16 @@ def _fake_segment(
 def _cost(segment: Segment, sources: Sequence[fx.Node], differentiable: set[str], *, training: bool) -> Cost:
     with FAKE:
         inputs = [
-            torch.empty(node.meta["val"].shape, dtype=node.meta["val"].dtype, device=CPU).requires_grad_(
-                training and node.name in differentiable
-            )
-            for node in sources
+            _fake_like(node.meta["val"], requires_grad=training and node.name in differentiable) for node in sources
         ]
         return cost_segment(segment, inputs, training=training)
+
+
+def _fake_like(tensor: torch.Tensor, *, requires_grad: bool) -> torch.Tensor:
+    """Strides too: they decide whether a reshape copies."""
+    shape, strides = map(int, tensor.shape), map(int, tensor.stride())
+    fake = torch.empty_strided(tuple(shape), tuple(strides), dtype=tensor.dtype, device=CPU)
+    return fake.requires_grad_(requires_grad)
 
 
 def _layers(

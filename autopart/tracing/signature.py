@@ -28,7 +28,9 @@ def signature_of(
 
     def spell(node: fx.Node) -> str:
         tensor = node.meta.get("val")
-        shape = f"{tuple(tensor.shape)}{tensor.dtype}" if isinstance(tensor, torch.Tensor) else repr(tensor)
+        shape = repr(tensor)
+        if isinstance(tensor, torch.Tensor):
+            shape = f"{tuple(tensor.shape)}{tuple(tensor.stride())}{tensor.dtype}"
         grad = node.name in differentiable or requires_grad(node)
         return f"in{order.get(node.name, '')}:{shape}:{grad}:{node.op}{_region(node)}"
 

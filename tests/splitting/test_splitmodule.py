@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +115,18 @@ def test_attributes_of_the_model_are_reached() -> None:
     assert divided.transformer is each.model.transformer
     with pytest.raises(AttributeError, match="no_such"):
         _ = divided.no_such
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda divided: pickle.loads(pickle.dumps(divided))])
+def test_a_copy_is_independent(copied: Callable[[SplitModule], SplitModule]) -> None:
+    model, x = _net().eval(), torch.randn(5, 4)
+    divided = split(model, (x,), {})
+    expected = divided(x)
+    other = copied(divided)
+    with torch.no_grad():
+        model.get_parameter("0.weight").zero_()
+    assert torch.equal(other(x), expected)
+    assert not torch.equal(divided(x), expected)
 
 
 class Named(nn.Module):

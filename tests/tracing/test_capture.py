@@ -65,6 +65,25 @@ def test_the_model_is_left_as_it_was(training: bool) -> None:
     assert torch.equal(torch.get_rng_state(), random)
 
 
+class Remembering(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Linear(4, 4)
+        self.calls = 0
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.last = self.seen = self.one(x)
+        return self.last * 2
+
+
+def test_what_forward_remembers_is_not_of_the_trace() -> None:
+    model = Remembering()
+    trace(model, (torch.randn(3, 4),), training=True)
+    assert (model.calls, model.last, hasattr(model, "seen")) == (0, None, False)
+
+
 @pytest.mark.parametrize(("root", "training", "expected"), [
     (True, True, [True, True, False, True, True]),
     (False, True, [True] * 5),

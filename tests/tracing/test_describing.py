@@ -36,7 +36,7 @@ def _saved_bytes(runner: nn.Module, model: nn.Module, args: tuple[Any, ...], kwa
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_saved_bytes_are_what_autograd_keeps(name: str) -> None:
-    """Of Llama and T5 as traced: transformers skips masks that mask nothing, but not while it is traced."""
+    """Of Llama and T5 as traced: transformers takes other paths through attention while it is traced."""
     each = case(name)
     each.model.train()
     runner = program(name, True).captured if name in ("llama", "t5") else each.model
