@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
 BATCH = 16
-TOKENS = 64
+TOKENS = 128
 CONFIG = GPT2Config(use_cache=False)
 
 

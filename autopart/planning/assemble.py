@@ -41,7 +41,7 @@ def assemble(
         ),
         job=job,
         cluster=cluster,
-        stages=tuple(_stage(option, index, cost) for index, cost in enumerate(option.costs)),
+        stages=tuple(_stage(option, cluster, index, cost) for index, cost in enumerate(option.costs)),
         transfers=_transfers(option, cluster, job),
         schedule=Schedule(
             name=layout.schedule,
@@ -57,7 +57,7 @@ def assemble(
     )
 
 
-def _stage(option: Option, index: int, cost: StageCost) -> Stage:
+def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Stage:
     first, last, device = option.layout.stages[index]
     graph = option.candidate.graph
     used = sorted({weight for layer in graph.layers[first:last] for weight in layer.weights})
@@ -75,6 +75,7 @@ def _stage(option: Option, index: int, cost: StageCost) -> Stage:
         exchanges_with=cost.exchanges_with,
         utilisation=option.timeline.busy_seconds(index) / option.step_seconds if option.step_seconds else 1.0,
         memory=cost.memory,
+        pace_seconds=option.candidate.profile.kind(cluster.device(device).kind).pace_seconds,
     )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from autopart.errors import DeviceError
+from autopart.pace import pace_seconds
 from autopart.profiling.here import physical_memory_bytes
 from autopart.profiling.timing import Clock, laps_on, median_and_spread, num_threads_set
 from autopart.program import Program, Segment
@@ -75,10 +76,12 @@ def measure(
     target = torch.device(device.torch_device)
     clock = clock or (time.thread_time if device.num_threads == 1 else time.perf_counter)
     with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
+        paces = [pace_seconds(target, clock)]
         samples = _sample(program, inputs, weights, target, device.name, clock, progress)
+        paces.append(pace_seconds(target, clock))
         kept = optimizer if program.graph.training else "none"
         updates = _optimizer_seconds(program, weights, kept, target, clock)
-    return _profile(device, program.graph.layers, samples, updates)
+    return _profile(device, program.graph.layers, samples, updates, sum(paces) / len(paces))
 
 
 def _sample(
@@ -102,7 +105,7 @@ def _sample(
 
 def _profile(
     device: Device, layers: Sequence[Layer], samples: Sequence[tuple[list[float], list[float]]],
-    updates: tuple[float, ...],
+    updates: tuple[float, ...], pace: float,
 ) -> KindProfile:  # fmt: skip
     forward: dict[str, list[float]] = defaultdict(list)
     backward: dict[str, list[float]] = defaultdict(list)
@@ -121,6 +124,7 @@ def _profile(
         backward_seconds=tuple(back_of[layer.signature] for layer in layers),
         optimizer_seconds=updates,
         spread=tuple(ahead_of[layer.signature][1] for layer in layers),
+        pace_seconds=pace,
     )
 
 

@@ -41,7 +41,17 @@ def _step(measurement: Measurement, plan: Plan) -> str:
          _off(expected, measurement.throughput_per_second)),
     ]
     spread = f"{format_seconds(min(measurement.step_seconds))} … {format_seconds(max(measurement.step_seconds))}"
-    return table(("", "predicted", "measured", "measured is"), rows) + f"\nsteps took {spread}"
+    if measurement.pace is not None:
+        paced = predicted / measurement.pace
+        rows.append(("step at the run's pace", format_seconds(paced), format_seconds(measured), _off(paced, measured)))
+    text = table(("", "predicted", "measured", "measured is"), rows) + f"\nsteps took {spread}"
+    return text if measurement.pace is None else f"{text}\n{_pace(measurement.pace)}"
+
+
+def _pace(pace: float) -> str:
+    """What the machine did between measuring the layers and running the plan."""
+    text = f"the machine ran a fixed piece of work at {times(pace)} the speed it had when the layers were measured"
+    return text if 0.9 <= pace <= 1.1 else f"{text}: plan with --refresh to measure them anew"
 
 
 def _stages(measurement: Measurement, plan: Plan) -> str:

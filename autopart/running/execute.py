@@ -55,6 +55,7 @@ def run_steps(
     meter: MemoryMeter,
     barrier: Callable[[], None],
     done: Callable[[], None],
+    pace: Callable[[], float] = lambda: 0.0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> RankResult:
     """What a rank measures over ``steps`` steps after ``warmup`` that do not count.
@@ -70,10 +71,14 @@ def run_steps(
         meter: watches memory from before the first step.
         barrier: brings the ranks together before each step.
         done: called after each step.
+        pace: seconds of a fixed piece of work now; taken before the first timed step and after the last.
         clock: seconds.
     """
-    seconds, laps, losses = [], [], []
+    seconds, laps, losses, paces = [], [], [], []
     for index in range(warmup + steps):
+        if index == warmup:
+            barrier()
+            paces.append(pace())
         barrier()
         start_seconds = clock()
         result = steppable.step(*batch.args, target=batch.target, **batch.kwargs)
@@ -86,7 +91,9 @@ def run_steps(
         del result
         meter.observe()
         done()
-    return _result(rank, device, seconds, laps, losses, meter, steppable.notes)
+    barrier()
+    paces.append(pace())
+    return _result(rank, device, seconds, laps, losses, sum(paces) / len(paces), meter, steppable.notes)
 
 
 def drop_weights(model: nn.Module, keep: Set[str]) -> None:
@@ -110,8 +117,8 @@ def versions() -> tuple[str, ...]:
 
 
 def _result(
-    rank: int, device: str, seconds: list[float], laps: list[Lap], losses: list[float], meter: MemoryMeter,
-    notes: tuple[str, ...],
+    rank: int, device: str, seconds: list[float], laps: list[Lap], losses: list[float], pace: float,
+    meter: MemoryMeter, notes: tuple[str, ...],
 ) -> RankResult:
     return RankResult(
         rank=rank,
@@ -125,4 +132,5 @@ def _result(
         losses=tuple(losses),
         notes=notes,
         versions=versions(),
+        pace_seconds=pace,
     )

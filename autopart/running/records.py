@@ -61,6 +61,8 @@ class RankResult:
     notes: tuple[str, ...]
     """what the user should know about how this was run"""
     versions: tuple[str, ...]
+    pace_seconds: float
+    """of a fixed piece of work on this rank, before and after the timed steps; 0 if not taken"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

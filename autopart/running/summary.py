@@ -39,6 +39,7 @@ def summarize(
         throughput_per_second=throughput,
         losses=results[-1].losses,
         predicted_step_seconds=plan.prediction.step_seconds,
+        pace=_pace(plan, results),
         stages=tuple(_stage(plan, result, step_seconds) for result in results),
         single=single,
         single_skipped_because=single_skipped_because,
@@ -46,6 +47,16 @@ def summarize(
         verdict=" ".join([_verdict(plan, throughput, single, gain, single_skipped_because), *notes]),
         versions=results[0].versions,
     )
+
+
+def _pace(plan: Plan, results: Sequence[RankResult]) -> float | None:
+    """Of the slowest rank: it sets the step."""
+    known = [
+        stage.pace_seconds / result.pace_seconds
+        for stage, result in zip(plan.stages, results, strict=True)
+        if stage.pace_seconds and result.pace_seconds
+    ]
+    return min(known) if len(known) == len(results) else None
 
 
 def single_run(result: RankResult, batch: int) -> SingleRun:

@@ -24,7 +24,7 @@ class StageMeasurement:
     """per step: computing, the optimizer included"""
     utilisation: float
     peak_bytes: int
-    """growth of the process's resident memory (cpu) or of the allocator's peak (cuda) over the steps, weights included"""
+    """growth of the resident memory (cpu) or of the allocator's peak (cuda) over the steps, weights included"""
     memory_origin: str = ""
     """how ``peak_bytes`` was measured"""
 
@@ -58,6 +58,8 @@ class Measurement:
     losses: tuple[float, ...]
     """one per timed step, in training with a loss"""
     predicted_step_seconds: float
+    pace: float | None
+    """speed of the machine during the run / when the plan's layers were measured; None if that is not known"""
     stages: tuple[StageMeasurement, ...]
     single: SingleRun | None
     """None if no single device can hold the model, or if it was not asked for"""

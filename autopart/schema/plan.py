@@ -83,6 +83,8 @@ class Stage:
     utilisation: float
     """computing time / step time"""
     memory: Memory
+    pace_seconds: float = 0.0
+    """of a fixed piece of work on the device when its layers were measured; 0 if they were not"""
     weights: tuple[str, ...] = ()
     """names of the parameters and buffers it holds, a tied one under its first name; empty if not recorded"""
 

@@ -26,6 +26,8 @@ class KindProfile:
     """once per step, not per micro-batch; zeros for inference"""
     spread: tuple[float, ...]
     """interquartile range / median of the forward time; zeros when estimated"""
+    pace_seconds: float = 0.0
+    """time of a fixed piece of work on the machine meanwhile (see ``autopart.pace``); 0 if not taken"""
 
     def __post_init__(self) -> None:
         lengths = {
