@@ -13,7 +13,7 @@ STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | cksum | cut
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 demo: $(STAMP)
 	mkdir -p demo

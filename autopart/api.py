@@ -24,6 +24,7 @@ from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Plan, PlanWarning
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
+from autopart.schema.verification import Verification
 from autopart.splitting import SplitModule, StagePlacement
 
 __all__ = [
@@ -140,7 +141,7 @@ def pipeline(
     return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
 
 
-def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) -> None:
+def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) -> Verification:
     """Compare the plan's split of a model source with the unsplit model, on one micro-batch.
 
     Outputs, in training every gradient, and buffers; and, on fake tensors, that every operator's tensors are on one
@@ -174,15 +175,20 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
             split_model, source.model, source.args, source.kwargs, loss_fn=source.loss_fn, targets=source.targets or ()
         )
     progress("verifying", 3, 3)
+    gradients = ("every parameter's gradient",) if training else ()
+    return Verification(
+        model=plan.model.name, mode=plan.job.mode, num_stages=len(plan.stages), batch=program.graph.batch_size,
+        equal=("outputs", *gradients, "buffers", "devices of every operator's tensors, on fake tensors"),
+    )  # fmt: skip
 
 
 def verify(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
     plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, targets: tuple[Any, ...] | None = None,
-) -> None:  # fmt: skip
+) -> Verification:  # fmt: skip
     """Compare a plan's split of the model with the unsplit model; see ``verify_source``."""
     source = dataclasses.replace(_source(model, args, kwargs), loss_fn=loss_fn, targets=targets)
-    verify_source(plan, source)
+    return verify_source(plan, source)
 
 
 def run_source(
@@ -207,7 +213,9 @@ def _candidates(
         progress("tracing", done, len(wanted))
         piece = with_batch(source, job.batch // count)
         program = _trace_source(piece, training=job.mode == "train")
-        profile = _profile(program, piece, cluster, optimizer=job.optimizer, refresh=refresh, progress=progress)
+        profile = _profile(
+            program, piece, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress
+        )
         found.append(Candidate(num_microbatches=count, graph=program.graph, profile=profile))
         if len(program.captured.graph.nodes) > LARGE_GRAPH and len(wanted) > 1:
             warnings = _one_size_only(job, count)

@@ -1,7 +1,7 @@
 """How fast this machine is just now, by a fixed piece of work.
 
 Shared and virtual machines drift: the same code takes a quarter longer a minute later.  Whoever measures notes the pace
-beside, so that a prediction can be told from a change of the machine.
+meanwhile, so that a wrong prediction can be told from a change of the machine.
 """
 
 from __future__ import annotations
@@ -11,27 +11,38 @@ from collections.abc import Callable
 
 import torch
 
-__all__ = ["pace_seconds"]
+__all__ = ["Pacer"]
 
 SHAPE = (256, 768, 3072)
-NUM_MATRICES = 4  # 38 MB: more than a core's own cache holds, as a model's weights are
-REPEATS = 5
+NUM_MATRICES = 4
+"""38 MB: more than a core's own cache holds, as a model's weights are"""
 
 
-def pace_seconds(device: torch.device, clock: Callable[[], float]) -> float:
-    """Seconds that a few float32 matrix products take on the processor now; 0 on other devices, which do not drift so.
+class Pacer:
+    """Takes the time of a few float32 matrix products whenever asked, about 50 ms on one core.
 
-    The median of a handful of repeats; about a third of a second in all on one core.
+    On devices other than the processor, which do not drift so, it does nothing.
     """
-    if device.type != "cpu":
-        return 0.0
-    rows, inner, columns = SHAPE
-    left = torch.ones(rows, inner)
-    matrices = [torch.ones(inner, columns) for _ in range(NUM_MATRICES)]
-    samples = []
-    for _ in range(1 + REPEATS):
-        started = clock()
-        for matrix in matrices:
-            left @ matrix
-        samples.append(clock() - started)
-    return statistics.median(samples[1:])
+
+    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+        rows, inner, columns = SHAPE
+        self._clock = clock
+        self._left = torch.ones(rows, inner)
+        self._matrices = [torch.ones(inner, columns) for _ in range(NUM_MATRICES if device.type == "cpu" else 0)]
+        self._samples: list[float] = []
+        self._work()
+
+    def sample(self) -> None:
+        """Time the work once, now."""
+        started = self._clock()
+        self._work()
+        self._samples.append(self._clock() - started)
+
+    @property
+    def seconds(self) -> float:
+        """The median of the samples; 0 if there are none or the device has no pace."""
+        return statistics.median(self._samples) if self._samples and self._matrices else 0.0
+
+    def _work(self) -> None:
+        for matrix in self._matrices:
+            self._left @ matrix

@@ -22,7 +22,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "core
 LEVELS = {
     **dict.fromkeys(("errors", "units", "progress", "cache", "candidates"), 0),
     "schema": 1,
-    **dict.fromkeys(("program", "segment", "transfer", "usercode", "architectures", "modelsource"), 2),
+    **dict.fromkeys(("pace", "program", "segment", "transfer", "usercode", "architectures", "modelsource"), 2),
     **dict.fromkeys(ROOMS, 3),
     "api": 4,
     "cli": 5,

@@ -19,7 +19,7 @@ import autopart
 from autopart import running
 from autopart.errors import AutopartError
 from autopart.modelsource import Source, load, with_batch
-from autopart.pace import pace_seconds
+from autopart.pace import Pacer
 from autopart.running import Batch, RankFailure, RankResult, RankSpec
 from autopart.schema import store
 from autopart.schema.plan import Plan
@@ -65,7 +65,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     result = running.run_steps(
         pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
-        pace=lambda: pace_seconds(device, time.perf_counter),
+        pacer=Pacer(device, time.perf_counter),
     )
     dist.destroy_process_group()
     return result
@@ -87,6 +87,7 @@ def _run_whole(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     return running.run_steps(
         unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),
+        pacer=Pacer(device, time.perf_counter),
     )
 
 

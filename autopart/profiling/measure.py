@@ -1,26 +1,23 @@
-"""Measure every layer on a device that is here.
-
-Layers run one after the other, as they will in a stage, so that a layer finds the caches as the one before left them
-(a layer run alone again and again finds its weights there and seems faster).  In training every layer is its own little
-stage: its inputs are cut from the graph, its backward is run from the gradients that the next layers gave.
-"""
+"""Measure every layer on a device that is here."""
 
 from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from autopart.errors import DeviceError
-from autopart.pace import pace_seconds
+from autopart.pace import Pacer
+from autopart.profiling.company import company
 from autopart.profiling.here import physical_memory_bytes
-from autopart.profiling.timing import Clock, laps_on, median_and_spread, num_threads_set
-from autopart.program import Program, Segment
+from autopart.profiling.layerwise import LayerTimes, layer_runner
+from autopart.profiling.timing import Clock, median_and_spread, num_threads_set
+from autopart.profiling.updates import update_seconds
+from autopart.program import Program
 from autopart.progress import Progress, silent
 from autopart.schema.device import Device
 from autopart.schema.graph import Layer
@@ -32,17 +29,6 @@ __all__ = ["measure"]
 MIN_REPEATS, MAX_REPEATS = 2, 7
 BUDGET_SECONDS = 4.0
 """after so long, and MIN_REPEATS, it is enough: repeated blocks give a sample each per run"""
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-
-
-@dataclass(frozen=True, slots=True)
-class _Step:
-    """One layer as it is run: its segment, and the constants that an earlier layer has computed."""
-
-    segment: Segment
-    inputs: tuple[str, ...]
-    constants: tuple[torch.Tensor, ...]
-    dead_after: tuple[str, ...]
 
 
 def measure(
@@ -51,6 +37,7 @@ def measure(
     device: Device,
     *,
     optimizer: str = "none",
+    num_busy_beside: int = 0,
     clock: Clock | None = None,
     progress: Progress = silent,
 ) -> KindProfile:
@@ -64,6 +51,8 @@ def measure(
         inputs: the tensors of ``program.flatten_inputs``.
         device: one that is here.
         optimizer: adamw, adam, sgd or none.
+        num_busy_beside: other devices on this machine's cores that will compute at the same time; processes that keep
+            as many cores busy run meanwhile.
         clock: seconds; not used on CUDA.  If not given: processor time of this thread for a device of one thread
             (which other processes cannot lengthen), else wall-clock time.
         progress: told about every run.
@@ -76,36 +65,36 @@ def measure(
     target = torch.device(device.torch_device)
     clock = clock or (time.thread_time if device.num_threads == 1 else time.perf_counter)
     with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
-        paces = [pace_seconds(target, clock)]
-        samples = _sample(program, inputs, weights, target, device.name, clock, progress)
-        paces.append(pace_seconds(target, clock))
-        kept = optimizer if program.graph.training else "none"
-        updates = _optimizer_seconds(program, weights, kept, target, clock)
-    return _profile(device, program.graph.layers, samples, updates, sum(paces) / len(paces))
+        pacer = Pacer(target, clock)
+        once = layer_runner(program, inputs, weights, target, clock)
+        what = f"measuring micro-batches of {program.graph.batch_size} on {device.name}"
+        with company(num_busy_beside):
+            samples = _sample(once, pacer, clock, progress, what)
+        updates = update_seconds(program, weights, optimizer if program.graph.training else "none", target, clock)
+    return _profile(device, program.graph.layers, samples, updates, pacer.seconds, num_busy_beside)
 
 
 def _sample(
-    program: Program, inputs: Sequence[torch.Tensor], weights: Mapping[str, torch.Tensor], device: torch.device,
-    name: str, clock: Clock, progress: Progress,
-) -> list[tuple[list[float], list[float]]]:  # fmt: skip
-    """Per timed run, the forward and backward seconds of every layer."""
-    steps = _steps(program, weights, device)
-    once = _train_once if program.graph.training else _infer_once
-    samples = []
+    once: Callable[[], LayerTimes], pacer: Pacer, clock: Clock, progress: Progress, what: str
+) -> list[LayerTimes]:
+    """The times of several runs, after one that warms up."""
+    samples: list[LayerTimes] = []
     started = clock()
     for run in range(1 + MAX_REPEATS):
-        progress(f"measuring {program.graph.batch_size} at once on {name}", run, 1 + MAX_REPEATS)
-        times = once(program, steps, inputs, device, clock)
-        samples += [times] if run else []
+        progress(what, run, 1 + MAX_REPEATS)
+        times = once()
+        if run:
+            samples.append(times)
+            pacer.sample()
         if len(samples) >= MIN_REPEATS and clock() - started > BUDGET_SECONDS:
             break
-    progress(f"measuring {program.graph.batch_size} at once on {name}", 1 + MAX_REPEATS, 1 + MAX_REPEATS)
+    progress(what, 1 + MAX_REPEATS, 1 + MAX_REPEATS)
     return samples
 
 
 def _profile(
-    device: Device, layers: Sequence[Layer], samples: Sequence[tuple[list[float], list[float]]],
-    updates: tuple[float, ...], pace: float,
+    device: Device, layers: Sequence[Layer], samples: Sequence[LayerTimes],
+    updates: tuple[float, ...], pace: float, num_busy_beside: int,
 ) -> KindProfile:  # fmt: skip
     forward: dict[str, list[float]] = defaultdict(list)
     backward: dict[str, list[float]] = defaultdict(list)
@@ -116,131 +105,17 @@ def _profile(
     ahead_of = {signature: median_and_spread(each) for signature, each in forward.items()}
     back_of = {signature: median_and_spread(each)[0] for signature, each in backward.items()}
     threads = f", {device.num_threads} thread{'s' * (device.num_threads > 1)}" if device.num_threads else ""
+    beside = f", {num_busy_beside} busy beside" if num_busy_beside else ""
     return KindProfile(
         kind=device.kind,
         origin="measured",
-        basis=f"torch {torch.__version__}{threads}, median of {len(samples)} runs of the whole model",
+        basis=f"torch {torch.__version__}{threads}{beside}, median of {len(samples)} runs of the whole model",
         forward_seconds=tuple(ahead_of[layer.signature][0] for layer in layers),
         backward_seconds=tuple(back_of[layer.signature] for layer in layers),
         optimizer_seconds=updates,
         spread=tuple(ahead_of[layer.signature][1] for layer in layers),
         pace_seconds=pace,
     )
-
-
-def _steps(program: Program, weights: Mapping[str, torch.Tensor], device: torch.device) -> list[_Step]:
-    """Every layer as a segment of its own."""
-    shared = program.shared_constants()
-    names = tuple(dict.fromkeys(name for given in shared for name in given))
-    values = program.constants(names, weight=weights.__getitem__, device=device)
-    steps = []
-    for index, given in enumerate(shared):
-        segment = program.segment(index, index + 1, relay=False, given=given, weight=weights.__getitem__, device=device)
-        dead = tuple(value.name for value in program.graph.values if value.consumers[-1] == index)
-        names = segment.input_names[: len(segment.input_names) - len(given)]
-        steps.append(_Step(segment, names, tuple(values[name] for name in given), dead))
-    return steps
-
-
-def _inputs(program: Program, inputs: Sequence[torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    values = program.graph.crossing(0)
-    placed = [torch.zeros_like(each, device=device) if each.is_meta else each.to(device) for each in inputs]
-    return {value.name: tensor for value, tensor in zip(values, placed, strict=True)}
-
-
-@torch.no_grad()
-def _infer_once(
-    program: Program, steps: Sequence[_Step], inputs: Sequence[torch.Tensor], device: torch.device, clock: Clock
-) -> tuple[list[float], list[float]]:
-    alive = _inputs(program, inputs, device)
-    laps = laps_on(device, clock)
-    laps.mark()
-    for step in steps:
-        results = step.segment(*(alive[name] for name in step.inputs), *step.constants)
-        alive.update(zip(step.segment.output_names, results, strict=True))
-        for name in step.dead_after:
-            alive.pop(name, None)
-        laps.mark()
-    return laps.seconds(), [0.0] * len(steps)
-
-
-def _train_once(
-    program: Program, steps: Sequence[_Step], inputs: Sequence[torch.Tensor], device: torch.device, clock: Clock
-) -> tuple[list[float], list[float]]:
-    flows = {value.name for value in program.graph.values if value.differentiable}
-    alive = _inputs(program, inputs, device)
-    taken: list[dict[str, torch.Tensor]] = []
-    made: list[dict[str, torch.Tensor]] = []
-    laps = laps_on(device, clock)
-    laps.mark()
-    for step in steps:
-        taken.append({name: alive[name].detach().requires_grad_(name in flows) for name in step.inputs})
-        results = step.segment(*taken[-1].values(), *step.constants)
-        made.append(dict(zip(step.segment.output_names, results, strict=True)))
-        alive.update(made[-1])
-        laps.mark()
-    forward = laps.seconds()
-    return forward, _backward_once(flows, taken, made, device, clock)
-
-
-def _backward_once(
-    flows: set[str], taken: list[dict[str, torch.Tensor]], made: list[dict[str, torch.Tensor]],
-    device: torch.device, clock: Clock,
-) -> list[float]:  # fmt: skip
-    """Backward layer by layer from the last; what a layer's inputs receive goes to the layers that made them."""
-    gradients: dict[str, torch.Tensor] = {}
-    laps = laps_on(device, clock)
-    laps.mark()
-    while made:
-        inputs, outputs = taken.pop(), made.pop()
-        wanted = [(out, gradients.pop(name, None)) for name, out in outputs.items() if name in flows]
-        if wanted:
-            torch.autograd.backward(
-                [out for out, _ in wanted], [torch.ones_like(out) if g is None else g for out, g in wanted]
-            )
-        for name, tensor in inputs.items():
-            if tensor.grad is not None:
-                gradients[name] = gradients[name] + tensor.grad if name in gradients else tensor.grad
-        laps.mark()
-    return laps.seconds()[::-1]
-
-
-def _optimizer_seconds(
-    program: Program, weights: Mapping[str, torch.Tensor], optimizer: str, device: torch.device, clock: Clock
-) -> tuple[float, ...]:
-    """One update of every layer's trainable weights, each weight charged to the first layer that uses it."""
-    seen: set[int] = set()
-    known: dict[tuple[tuple[int, ...], ...], float] = {}
-    seconds = []
-    for layer in program.graph.layers:
-        own = [index for index in layer.weights if index not in seen and program.graph.weights[index].trainable]
-        seen.update(own)
-        shapes = tuple(tuple(weights[program.graph.weights[index].name].shape) for index in own)
-        if optimizer == "none" or not own:
-            seconds.append(0.0)
-            continue
-        if shapes not in known:
-            tensors = [weights[program.graph.weights[index].name] for index in own]
-            known[shapes] = _update_seconds(tensors, OPTIMIZERS[optimizer], device, clock)
-        seconds.append(known[shapes])
-    return tuple(seconds)
-
-
-def _update_seconds(
-    tensors: Sequence[torch.Tensor], make: type[torch.optim.Optimizer], device: torch.device, clock: Clock
-) -> float:
-    copies = [nn.Parameter(tensor.detach().clone()) for tensor in tensors]
-    for copy in copies:
-        copy.grad = torch.zeros_like(copy)
-    optimizer = make(copies, lr=0.0)  # type: ignore[call-arg]
-    samples = []
-    for run in range(4):
-        laps = laps_on(device, clock)
-        laps.mark()
-        optimizer.step()
-        laps.mark()
-        samples += laps.seconds() if run else []  # the first makes the states
-    return median_and_spread(samples)[0]
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def profile(
     cluster: Cluster,
     *,
     optimizer: str = "none",
+    at_once: bool = False,
     refresh: bool = False,
     clock: Clock | None = None,
     progress: Progress = silent,
@@ -45,6 +46,8 @@ def profile(
         inputs: the tensors of ``program.flatten_inputs``.
         cluster: whose kinds are wanted.
         optimizer: adamw, adam, sgd or none.
+        at_once: the cluster's devices will compute at the same time, so emulated ones, each a core of this machine,
+            are measured with the others' cores busy.
         refresh: measure anew what is in the cache.
         clock: seconds, for measuring on the processor; see ``measure``.
         progress: told about every run.
@@ -54,10 +57,11 @@ def profile(
     """
     graph = program.graph
     rows = []
+    beside = max(0, sum(device.num_threads == 1 for device in cluster.devices) - 1) if at_once else 0
     for name in dict.fromkeys(device.kind for device in cluster.devices):
         device = next(device for device in cluster.devices if device.kind == name)
         if device.backend != "absent":
-            rows.append(_measured(program, inputs, device, optimizer, refresh, clock, progress))
+            rows.append(_measured(program, inputs, device, optimizer, beside, refresh, clock, progress))
         elif kind := kind_in(cluster, name):
             rows.append(estimate(graph, kind, training=graph.training, optimizer=optimizer))
         else:
@@ -68,27 +72,30 @@ def profile(
 
 
 def _measured(
-    program: Program, inputs: Sequence[torch.Tensor], device: Device, optimizer: str, refresh: bool,
+    program: Program, inputs: Sequence[torch.Tensor], device: Device, optimizer: str, beside: int, refresh: bool,
     clock: Clock | None, progress: Progress,
 ) -> KindProfile:  # fmt: skip
-    key = _key(program, device, optimizer)
+    beside = beside if device.num_threads == 1 else 0
+    key = _key(program, device, optimizer, beside)
     content = None if refresh else cache.read("layers", key)
     if content is not None:
         try:
             return _ADAPTER.validate_json(content)
         except ValidationError:
             pass  # of an older version of autopart: measured anew below and written over
-    row = measure(program, inputs, device, optimizer=optimizer, clock=clock, progress=progress)
+    row = measure(
+        program, inputs, device, optimizer=optimizer, num_busy_beside=beside, clock=clock, progress=progress
+    )
     cache.write("layers", key, _ADAPTER.dump_json(row))
     return row
 
 
-def _key(program: Program, device: Device, optimizer: str) -> tuple[str, ...]:
+def _key(program: Program, device: Device, optimizer: str, beside: int) -> tuple[str, ...]:
     graph = program.graph
     layers = hashlib.sha256(" ".join(layer.signature for layer in graph.layers).encode()).hexdigest()
     return (
-        "1", graph.fingerprint, layers, str(graph.training), optimizer, device.kind, str(device.num_threads),
-        platform.node(), platform.machine(), _processor(), torch.__version__,
+        "2", graph.fingerprint, layers, str(graph.training), optimizer, device.kind, str(device.num_threads),
+        str(beside), platform.node(), platform.machine(), _processor(), torch.__version__,
     )  # fmt: skip
 
 

@@ -92,7 +92,9 @@ def _single(measurement: Measurement) -> str:
     if measurement.gain is None:
         return text
     ratio = measurement.throughput_per_second / single.throughput_per_second
-    return f"{text}\nsplitting gives {times(ratio)} the throughput: {percent(measurement.gain, signed=True)}"
+    text = f"{text}\nsplitting gives {times(ratio)} the throughput: {percent(measurement.gain, signed=True)}"
+    paced = measurement.gain_at_equal_pace
+    return text if paced is None else f"{text}\nhad the machine been as fast during both runs: {times(1 + paced)}"
 
 
 def _split_row(measurement: Measurement) -> tuple[str, ...]:

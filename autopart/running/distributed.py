@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,7 +145,7 @@ class DistributedPipeline:
     def _run(self, **words: Any) -> None:
         self._stage.kept.clear()
         self._stage.keeps_outputs = self._is_last and not self._training
-        self._schedule.step(*((self._numbers(),) if self._is_first else ()), **words)
+        self._schedule.step(*((self._numbers(),) if self._is_first else ()), **_NOT_JOINED, **words)
 
     def _output(self) -> Any:
         graph = self._program.graph
@@ -163,6 +164,13 @@ class DistributedPipeline:
     @property
     def _num_microbatches(self) -> int:
         return self._plan.schedule.num_microbatches
+
+
+_NOT_JOINED: dict[str, Any] = (
+    {"return_outputs": False} if "return_outputs" in inspect.signature(ScheduleGPipe.step).parameters else {}
+)
+"""Newer torch can be told not to concatenate the last stage's outputs, which for a language model's logits costs as
+much as a layer; we keep them ourselves."""
 
 
 class _TimedStage(PipelineStage):

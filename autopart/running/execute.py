@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from autopart.pace import Pacer
 from autopart.running.memory import MemoryMeter
 from autopart.running.records import RankResult
 from autopart.running.stopwatch import Lap, Stopwatch
@@ -55,7 +56,7 @@ def run_steps(
     meter: MemoryMeter,
     barrier: Callable[[], None],
     done: Callable[[], None],
-    pace: Callable[[], float] = lambda: 0.0,
+    pacer: Pacer,
     clock: Callable[[], float] = time.perf_counter,
 ) -> RankResult:
     """What a rank measures over ``steps`` steps after ``warmup`` that do not count.
@@ -71,14 +72,14 @@ def run_steps(
         meter: watches memory from before the first step.
         barrier: brings the ranks together before each step.
         done: called after each step.
-        pace: seconds of a fixed piece of work now; taken before the first timed step and after the last.
+        pacer: takes the machine's pace beside every timed step.
         clock: seconds.
     """
-    seconds, laps, losses, paces = [], [], [], []
+    seconds, laps, losses = [], [], []
     for index in range(warmup + steps):
-        if index == warmup:
-            barrier()
-            paces.append(pace())
+        if index >= warmup:
+            barrier()  # all ranks compute at once, as in the step
+            pacer.sample()
         barrier()
         start_seconds = clock()
         result = steppable.step(*batch.args, target=batch.target, **batch.kwargs)
@@ -91,9 +92,7 @@ def run_steps(
         del result
         meter.observe()
         done()
-    barrier()
-    paces.append(pace())
-    return _result(rank, device, seconds, laps, losses, sum(paces) / len(paces), meter, steppable.notes)
+    return _result(rank, device, seconds, laps, losses, pacer.seconds, meter, steppable.notes)
 
 
 def drop_weights(model: nn.Module, keep: Set[str]) -> None:

@@ -62,7 +62,7 @@ class RankResult:
     """what the user should know about how this was run"""
     versions: tuple[str, ...]
     pace_seconds: float
-    """of a fixed piece of work on this rank, before and after the timed steps; 0 if not taken"""
+    """of a fixed piece of work on this rank, between the timed steps; 0 if not taken"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -44,6 +44,7 @@ def summarize(
         single=single,
         single_skipped_because=single_skipped_because,
         gain=gain,
+        gain_at_equal_pace=_gain_at_equal_pace(gain, results, single),
         verdict=" ".join([_verdict(plan, throughput, single, gain, single_skipped_because), *notes]),
         versions=results[0].versions,
     )
@@ -69,7 +70,18 @@ def single_run(result: RankResult, batch: int) -> SingleRun:
         throughput_per_second=batch / typical_seconds,
         peak_bytes=result.peak_bytes,
         memory_origin=result.memory_origin,
+        pace_seconds=result.pace_seconds,
     )
+
+
+def _gain_at_equal_pace(
+    gain: float | None, results: Sequence[RankResult], single: SingleRun | None
+) -> float | None:
+    """The slowest rank sets the pipeline's pace."""
+    slowest = max(result.pace_seconds for result in results)
+    if gain is None or single is None or not single.pace_seconds or not slowest:
+        return None
+    return (1 + gain) * slowest / single.pace_seconds - 1
 
 
 def _stage(plan: Plan, result: RankResult, step_seconds: Sequence[float]) -> StageMeasurement:

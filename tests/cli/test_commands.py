@@ -42,7 +42,10 @@ def test_plan_explain_verify_report(model: str, mode: str, tmp_path: Path, capsy
     assert main(["explain", file]) == 0
     assert "bottleneck" in capsys.readouterr().out
     assert main(["verify", file, model]) == 0
-    assert "2 stages and the unsplit model give the same outputs" in capsys.readouterr().out
+    assert "2 stages and the unsplit model agree" in (text := capsys.readouterr().out)
+    assert ("every parameter's gradient" in text) == (mode == "train")
+    assert main(["verify", file, model, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["num_stages"] == 2
     assert main(["report", file, "--trace", str(trace)]) == 0
     events = [event for event in json.loads(trace.read_text())["traceEvents"] if event["ph"] == "X"]
     ends = max(event["ts"] + event["dur"] for event in events)

@@ -16,6 +16,7 @@ import autopart
 from autopart.cli.main import app, main
 from autopart.errors import InfeasibleError, ModelSourceError, RunError, TracingError
 from autopart.schema.store import dump, save_plan
+from autopart.schema.verification import Verification
 from tests.paper import a_measurement, a_plan
 
 RUN = "import sys\nfrom autopart.cli.main import main\nsys.exit(main({!r}))"
@@ -26,6 +27,9 @@ CANNOT_IMPORT_TORCH = "import sys; sys.modules['torch'] = None\n" + RUN
 def plan_file(tmp_path: Path) -> str:
     save_plan(a_plan(), tmp_path / "plan.json")
     return str(tmp_path / "plan.json")
+
+
+VERIFIED = Verification(model="m.py", mode="infer", num_stages=2, batch=4, equal=("outputs", "buffers"))
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def fake_api(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 
     api = types.SimpleNamespace(
         calls=calls, load_source=noting("load_source", "source"), plan_source=noting("plan_source", a_plan()),
-        verify_source=noting("verify_source", None), run_source=noting("run_source", a_measurement()),
+        verify_source=noting("verify_source", VERIFIED), run_source=noting("run_source", a_measurement()),
     )
     monkeypatch.setattr(autopart, "api", api, raising=False)
     return api
@@ -81,7 +85,7 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "report": ["--trace"],
         "run": ["--json", "--output", "--single", "--steps", "--warmup"],
         "trace": ["--batch", "--dtype", "--json", "--mode"],
-        "verify": [],
+        "verify": ["--json"],
     }
 
 
@@ -134,7 +138,7 @@ def test_run_and_verify_load_as_the_plan_says(
     assert "predicted" in capsys.readouterr().out
     assert main(["verify", plan_file, "model.py"]) == 0
     assert fake_api.calls[-1][:2] == ("verify_source", (a_plan(), "source"))
-    assert "2 stages and the unsplit model give the same outputs" in capsys.readouterr().out
+    assert "2 stages and the unsplit model agree, on a micro-batch of 4, in" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("words", "message"), [

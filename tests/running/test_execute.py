@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from autopart.pace import Pacer
 from autopart.running.execute import Batch, drop_weights, run_steps
 from autopart.running.stopwatch import HostStopwatch, Stopwatch
 from autopart.running.unsplit import UnsplitModel
@@ -48,7 +49,9 @@ def test_warm_up_steps_are_done_and_not_counted() -> None:
     result = run_steps(
         FakeWork(time), batch, rank=1, device="cpu:1", steps=3, warmup=2, training=True, meter=meter,
         barrier=lambda: time.work(50.0), done=lambda: done.append(1), clock=lambda: time.wall_seconds,
+        pacer=Pacer(torch.device("cpu"), clock=iter(range(100)).__next__),
     )
+    assert result.pace_seconds == 1.0
     assert result.step_seconds == result.forward_seconds == (3.0, 4.0, 5.0)
     assert result.backward_seconds == (0.0, 0.0, 0.0)
     assert result.losses == (3.0, 4.0, 5.0)

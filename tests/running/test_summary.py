@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autopart.running.records import RankResult
@@ -14,7 +16,7 @@ def result(rank: int, step_seconds: tuple[float, ...], forward: float, notes: tu
     return RankResult(
         rank=rank, device=f"cpu:{rank}", step_seconds=step_seconds, forward_seconds=times, backward_seconds=times,
         optimizer_seconds=(0.5,) * len(step_seconds), peak_bytes=10, memory_origin="counted", losses=(1.0, 2.0, 3.0),
-        notes=notes, versions=("torch x",),
+        notes=notes, versions=("torch x",), pace_seconds=0.5,
     )
 
 
@@ -26,7 +28,8 @@ def plan() -> Plan:
 def test_a_step_takes_as_long_as_its_slowest_rank(plan: Plan) -> None:
     ranks = [result(0, (3.0, 5.0, 4.0), 1.0), result(1, (4.0, 4.0, 4.5), 0.75)]
     found = summarize(plan, ranks[:1], None, "it was not asked for")
-    both = summarize(plan, ranks, None, "it was not asked for")
+    two = make_plan(make_graph(2, (2, 3)), (1,), num_microbatches=4)
+    both = summarize(two, ranks, None, "it was not asked for")
     assert found.step_seconds == (3.0, 5.0, 4.0)
     assert both.step_seconds == (4.0, 5.0, 4.5)
     assert both.median_step_seconds == 4.5
@@ -35,6 +38,18 @@ def test_a_step_takes_as_long_as_its_slowest_rank(plan: Plan) -> None:
     assert both.stages[1].busy_seconds == pytest.approx(2.0)
     assert both.stages[1].utilisation == pytest.approx(2.0 / 4.5)
     assert "not known: it was not asked for" in both.verdict
+
+
+def test_a_slower_machine_is_told_from_a_wrong_prediction(plan: Plan) -> None:
+    timed = replace(plan, stages=(replace(plan.stages[0], pace_seconds=0.4),))
+    run = result(0, (5.0,), 1.0)  # its pace is 0.5 s
+    alone = single_run(replace(result(0, (10.0,), 1.0), pace_seconds=0.25), batch=8)
+    found = summarize(timed, [run], alone, "")
+    assert found.pace == pytest.approx(0.8)
+    assert found.gain == pytest.approx(1.0)
+    assert found.gain_at_equal_pace == pytest.approx(3.0)
+    unknown = summarize(plan, [run], None, "not asked")
+    assert unknown.pace is None and unknown.gain_at_equal_pace is None
 
 
 @pytest.mark.parametrize(
