@@ -28,7 +28,9 @@ def plan() -> Plan:
 def test_a_step_takes_as_long_as_its_slowest_rank(plan: Plan) -> None:
     ranks = [result(0, (3.0, 5.0, 4.0), 1.0), result(1, (4.0, 4.0, 4.5), 0.75)]
     found = summarize(plan, ranks[:1], None, "it was not asked for")
-    two = make_plan(make_graph(2, (2, 3)), (1,), num_microbatches=4)
+    graph = make_graph(2, (2, 3))
+    two_layers = replace(graph, layers=(graph.layers[0], replace(graph.layers[0], name="more")), legal_cuts=(1,))
+    two = make_plan(two_layers, (1,), num_microbatches=4)
     both = summarize(two, ranks, None, "it was not asked for")
     assert found.step_seconds == (3.0, 5.0, 4.0)
     assert both.step_seconds == (4.0, 5.0, 4.5)
