@@ -194,7 +194,14 @@ def verify(
 def run_source(
     plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, progress: Progress = silent
 ) -> Measurement:
-    """Run a plan, one process per stage, and the unsplit model on one device beside it."""
+    """Run a plan, one process per stage, and the unsplit model on one device beside it.
+
+    Raises:
+        UsageError: a device of the plan is not here, or the plan is of another model.
+        RunError: a rank failed.
+    """
+    splitting.stage_placements(plan)
+    _same_model(plan, modelsource.load(source_text, dtype=plan.job.dtype).model)
     return running.run(plan, source_text, steps=steps, warmup=warmup, single=single, progress=progress)
 
 

@@ -16,8 +16,8 @@ from autopart.units import format_bytes
 __all__ = ["infeasibility"]
 
 UNLIMITED_BYTES = 2**60
-SENSIBLE_FACTOR = 4
-"""a cap is not suggested to be raised by more than that"""
+MOST_MORE = 16
+"""devices of a kind that are tried in addition"""
 
 
 def infeasibility(
@@ -127,15 +127,17 @@ def _changes(
         yield "it fits with --schedule 1f1b", allowed, cluster, replace(job, schedule="1f1b")
     if job.stages is not None:
         yield "it fits without --stages", allowed, cluster, replace(job, stages=None)
-    if "cap" in device.memory_origin and needed_bytes <= SENSIBLE_FACTOR * device.memory_bytes:
+    if needed_bytes <= device.uncapped_bytes:
         raised = _with_memory(cluster, device.name, needed_bytes)
         yield f"it fits with --max-memory {device.name}={_round_up(needed_bytes)}", allowed, raised, job
     if job.optimizer in ("adamw", "adam"):
         yield "it fits with --optimizer sgd", allowed, cluster, replace(job, optimizer="sgd")
-    for kind in dict.fromkeys(device.kind for device in cluster.devices):
-        like = next(d for d in cluster.devices if d.kind == kind)
-        larger = replace(cluster, devices=(*cluster.devices, replace(like, name=f"{like.name}+1")))
-        yield f"it fits with one more {kind}", allowed, larger, job
+    for num_more in range(1, MOST_MORE + 1):
+        for kind in dict.fromkeys(device.kind for device in cluster.devices):
+            like = next(d for d in cluster.devices if d.kind == kind)
+            more = tuple(replace(like, name=f"{like.name}+{number}") for number in range(1, num_more + 1))
+            text = f"it fits with {'one' if num_more == 1 else num_more} more {kind}"
+            yield text, allowed, replace(cluster, devices=(*cluster.devices, *more)), job
 
 
 def _round_up(num_bytes: int) -> str:
@@ -149,4 +151,7 @@ def _suggestion(
     for text, some, changed_cluster, changed_job in _changes(candidates, allowed, cluster, job, device, needed_bytes):
         if _fits(some, changed_cluster, changed_job, effort):
             return text
-    return "no single change of the job or one more device makes it fit: use larger devices or a smaller batch"
+    return (
+        f"no single change of the job nor {MOST_MORE} more devices of a kind make it fit: "
+        "use larger devices or a smaller batch"
+    )

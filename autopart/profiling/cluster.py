@@ -96,4 +96,6 @@ def _with_cap(device: Device, cap_bytes: int) -> Device:
             f"the memory cap of {device.name}, {format_bytes(cap_bytes)}, is above the "
             f"{format_bytes(device.memory_bytes)} it has ({device.memory_origin}); give less, or no cap"
         )
-    return dataclasses.replace(device, memory_bytes=cap_bytes, memory_origin="cap given by the user")
+    return dataclasses.replace(
+        device, memory_bytes=cap_bytes, memory_origin="cap given by the user", uncapped_bytes=device.memory_bytes
+    )

@@ -82,6 +82,8 @@ class Device:
     speed: float = 1.0
     """of an emulated device: the fraction of its kind's speed at which it runs"""
     rent_usd_per_hour: float | None = None
+    uncapped_bytes: int = 0
+    """what a plan might use without the user's cap; 0 if there is no cap"""
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0:

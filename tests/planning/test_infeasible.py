@@ -44,8 +44,16 @@ def test_one_more_device_is_suggested_and_fits() -> None:
     assert len(plan((weights(),), more, Job(batch=4)).stages) == 2
 
 
+def test_as_many_more_devices_as_it_takes_are_suggested() -> None:
+    devices = cluster(device("a", memory_bytes=110 * MB))  # a layer each
+    assert "it fits with 3 more fast" in message_of((weights(),), devices, Job(batch=4))
+    more = (device(name, memory_bytes=110 * MB) for name in "bcd")
+    assert len(plan((weights(),), cluster(*devices.devices, *more), Job(batch=4)).stages) == 4
+
+
 def test_a_cap_is_suggested_to_be_raised_to_what_fits() -> None:
-    devices = cluster(device("a", memory_bytes=350 * MB, memory_origin="cap given by the user"))
+    capped = device("a", memory_bytes=350 * MB, memory_origin="cap given by the user")
+    devices = cluster(replace(capped, uncapped_bytes=16_000 * MB))
     message = message_of((weights(),), devices, Job(batch=4))
     found = re.search(r"--max-memory a=(\d+)MiB", message)
     assert found is not None
