@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -82,7 +83,10 @@ def _measured(
         try:
             return _ADAPTER.validate_json(content)
         except ValidationError:
-            pass  # of an older version of autopart: measured anew below and written over
+            warnings.warn(
+                f"the cached times of {device.kind} are of another version of autopart; they are measured anew",
+                stacklevel=2,
+            )
     row = measure(
         program, inputs, device, optimizer=optimizer, num_busy_beside=beside, clock=clock, progress=progress
     )
