@@ -7,11 +7,12 @@ meanwhile, so that a wrong prediction can be told from a change of the machine.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
 
-__all__ = ["Pacer"]
+__all__ = ["Pacer", "clock_for"]
 
 SHAPE = (256, 768, 3072)
 NUM_MATRICES = 4
@@ -46,3 +47,9 @@ class Pacer:
     def _work(self) -> None:
         for matrix in self._matrices:
             self._left @ matrix
+
+
+def clock_for(num_threads: int | None) -> Callable[[], float]:
+    """Processor time of the calling thread for a device of one thread, which other processes cannot lengthen; else
+    wall-clock time."""
+    return time.thread_time if num_threads == 1 else time.perf_counter

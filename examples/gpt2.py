@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers import GPT2Config, GPT2LMHeadModel
 from transformers.modeling_outputs import CausalLMOutputWithCrossAttentions
 
-BATCH = 16
+BATCH = 24
 TOKENS = 128
 CONFIG = GPT2Config(use_cache=False)
 

@@ -19,7 +19,7 @@ import autopart
 from autopart import running
 from autopart.errors import AutopartError
 from autopart.modelsource import Source, load, with_batch
-from autopart.pace import Pacer
+from autopart.pace import Pacer, clock_for
 from autopart.running import Batch, RankFailure, RankResult, RankSpec
 from autopart.schema import store
 from autopart.schema.plan import Plan
@@ -65,7 +65,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     result = running.run_steps(
         pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
-        pacer=Pacer(device, time.perf_counter),
+        turn=_turn(spec, rank), pacer=Pacer(device, clock_for(planned.num_threads)),
     )
     dist.destroy_process_group()
     return result
@@ -87,7 +87,7 @@ def _run_whole(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     return running.run_steps(
         unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),
-        pacer=Pacer(device, time.perf_counter),
+        turn=_turn(spec, rank), pacer=Pacer(device, clock_for(planned.num_threads)),
     )
 
 
@@ -118,6 +118,13 @@ def _counter(spec: RankSpec, rank: int) -> Callable[[], None]:
                 file.write(b".")
 
     return done
+
+
+def _turn(spec: RankSpec, rank: int) -> Callable[[int], None]:
+    """Waits for the run that this one alternates with; the other ranks wait for rank 0 at the barrier."""
+    if spec.alternates_with is None or rank:
+        return lambda _: None
+    return running.turn_after(spec.alternates_with, leads=spec.mode == "pipeline")
 
 
 def _failure(error: Exception, rank: int, device: str) -> RankFailure:

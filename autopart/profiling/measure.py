@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from autopart.errors import DeviceError
-from autopart.pace import Pacer
+from autopart.pace import Pacer, clock_for
 from autopart.profiling.company import company
 from autopart.profiling.here import physical_memory_bytes
 from autopart.profiling.layerwise import LayerTimes, layer_runner
@@ -27,7 +26,7 @@ from autopart.units import format_bytes
 __all__ = ["measure"]
 
 MIN_REPEATS, MAX_REPEATS = 2, 7
-BUDGET_SECONDS = 4.0
+BUDGET_SECONDS = 8.0
 """after so long, and MIN_REPEATS, it is enough: repeated blocks give a sample each per run"""
 
 
@@ -63,7 +62,7 @@ def measure(
     if device.torch_device is None:
         raise DeviceError(f"{device.name} is not here, so nothing can be measured on it")
     target = torch.device(device.torch_device)
-    clock = clock or (time.thread_time if device.num_threads == 1 else time.perf_counter)
+    clock = clock or clock_for(device.num_threads)
     with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
         pacer = Pacer(target, clock)
         once = layer_runner(program, inputs, weights, target, clock)

@@ -41,9 +41,6 @@ def _step(measurement: Measurement, plan: Plan) -> str:
          _off(expected, measurement.throughput_per_second)),
     ]
     spread = f"{format_seconds(min(measurement.step_seconds))} … {format_seconds(max(measurement.step_seconds))}"
-    if measurement.pace is not None:
-        paced = predicted / measurement.pace
-        rows.append(("step at the run's pace", format_seconds(paced), format_seconds(measured), _off(paced, measured)))
     text = table(("", "predicted", "measured", "measured is"), rows) + f"\nsteps took {spread}"
     return text if measurement.pace is None else f"{text}\n{_pace(measurement.pace)}"
 
@@ -92,9 +89,8 @@ def _single(measurement: Measurement) -> str:
     if measurement.gain is None:
         return text
     ratio = measurement.throughput_per_second / single.throughput_per_second
-    text = f"{text}\nsplitting gives {times(ratio)} the throughput: {percent(measurement.gain, signed=True)}"
-    paced = measurement.gain_at_equal_pace
-    return text if paced is None else f"{text}\nhad the machine been as fast during both runs: {times(1 + paced)}"
+    turns = "steps taken in turn" if measurement.alternating else "one run after the other"
+    return f"{text}\nsplitting gives {times(ratio)} the throughput: {percent(measurement.gain, signed=True)} ({turns})"
 
 
 def _split_row(measurement: Measurement) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ from autopart.running.records import (
 from autopart.running.session import best_single_device, run
 from autopart.running.stages import stage_device, stage_weights
 from autopart.running.stopwatch import stopwatch_for
+from autopart.running.turns import turn_after
 from autopart.running.unsplit import UnsplitModel
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ __all__ = [
     "stage_device",
     "stage_weights",
     "stopwatch_for",
+    "turn_after",
 ]
 
 _LATER = {"DistributedPipeline": "autopart.running.distributed", "pipeline": "autopart.running.local_or_distributed"}

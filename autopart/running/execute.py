@@ -56,6 +56,7 @@ def run_steps(
     meter: MemoryMeter,
     barrier: Callable[[], None],
     done: Callable[[], None],
+    turn: Callable[[int], None] = lambda _: None,
     pacer: Pacer,
     clock: Callable[[], float] = time.perf_counter,
 ) -> RankResult:
@@ -72,11 +73,13 @@ def run_steps(
         meter: watches memory from before the first step.
         barrier: brings the ranks together before each step.
         done: called after each step.
+        turn: called with the number of each step, warm-up included, before it; returns when it may be taken.
         pacer: takes the machine's pace beside every timed step.
         clock: seconds.
     """
     seconds, laps, losses = [], [], []
     for index in range(warmup + steps):
+        turn(index)
         if index >= warmup:
             barrier()  # all ranks compute at once, as in the step
             pacer.sample()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import autopart
@@ -21,12 +19,13 @@ from autopart.running.records import (
     RankSpec,
     deaths_path,
     failure_path,
-    progress_path,
+    over_path,
     result_path,
+    steps_done,
 )
 from autopart.schema import store
 
-__all__ = ["launch"]
+__all__ = ["Ranks", "finish"]
 
 _POLL_SECONDS = 0.1
 _GRACE_SECONDS = 5.0
@@ -34,54 +33,75 @@ _GRACE_SECONDS = 5.0
 _LOG_BYTES = 4096
 
 
-def launch(spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> tuple[RankResult, ...]:
-    """What the ranks of ``spec`` measured, one after the other.
+class Ranks:
+    """The processes of a run, started by torch's launcher; a context manager that leaves none of them behind.
 
-    Each rank is a process with ``num_threads`` OpenMP threads, started by torch's launcher; no process is left
-    behind, however this ends.
+    Each rank is a process with ``num_threads`` OpenMP threads.
 
     Args:
         spec: what to run; its directory holds everything that is written.
         num_threads: OpenMP threads of each rank at start; a rank may set fewer for itself.
         progress: told of every step of rank 0.
         what: how progress calls the run.
-
-    Raises:
-        RunError: a rank failed; the message is that of the first.
     """
-    directory = Path(spec.directory)
-    spec_path = directory / "spec.json"
+
+    def __init__(self, spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> None:
+        self._spec, self._num_threads, self._progress, self._what = spec, num_threads, progress, what
+        self._total, self._told = spec.warmup + spec.steps, 0
+
+    def __enter__(self) -> Ranks:
+        self._agent = _agent(self._spec, self._num_threads)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _stop(self._agent)
+        self._say_over()
+
+    def finish(self) -> tuple[RankResult, ...]:
+        """Waits for the end of all ranks; what they measured, in order.
+
+        Raises:
+            RunError: a rank failed; the message is that of the first.
+        """
+        self._progress(self._what, 0, self._total)
+        while not self._ended():
+            done = steps_done(self._spec.directory)
+            if self._told < done < self._total:
+                self._progress(self._what, done, self._total)
+                self._told = done
+        self._say_over()
+        paths = [result_path(self._spec.directory, rank) for rank in range(len(self._spec.devices))]
+        if self._agent.returncode or not all(path.exists() for path in paths):
+            raise _failure(self._spec)
+        self._progress(self._what, self._total, self._total)
+        return tuple(store.load(RankResult, path) for path in paths)
+
+    def _ended(self) -> bool:
+        try:
+            self._agent.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def _say_over(self) -> None:
+        over_path(self._spec.directory).touch()
+
+
+def finish(ranks: Ranks) -> tuple[RankResult, ...]:
+    """Starts these ranks and waits for what they measured; errors as those of ``Ranks.finish``."""
+    with ranks:
+        return ranks.finish()
+
+
+def _agent(spec: RankSpec, num_threads: int) -> subprocess.Popen[bytes]:
+    spec_path = Path(spec.directory) / "spec.json"
     store.save(spec, spec_path)
-    total, told = spec.warmup + spec.steps, 0
-    progress(what, 0, total)
-    with _agent(directory, len(spec.devices), spec_path, num_threads) as agent:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                exit_code = agent.wait(_POLL_SECONDS)
-                break
-            done = _steps_done(directory)
-            if told < done < total:
-                progress(what, done, total)
-                told = done
-    paths = [result_path(directory, rank) for rank in range(len(spec.devices))]
-    if exit_code or not all(path.exists() for path in paths):
-        raise _failure(spec)
-    progress(what, total, total)
-    return tuple(store.load(RankResult, path) for path in paths)
-
-
-@contextlib.contextmanager
-def _agent(directory: Path, num_ranks: int, spec_path: Path, num_threads: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "autopart.running.agent", str(directory), str(num_ranks), str(spec_path)]
-    with (directory / "agent.log").open("wb") as log:
-        agent = subprocess.Popen(
+    command = [sys.executable, "-m", "autopart.running.agent", spec.directory, str(len(spec.devices)), str(spec_path)]
+    with (Path(spec.directory) / "agent.log").open("wb") as log:
+        return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_environment(num_threads),
             start_new_session=True,  # Ctrl-C reaches us alone, and we stop the ranks
         )
-    try:
-        yield agent
-    finally:
-        _stop(agent)
 
 
 def _environment(num_threads: int) -> dict[str, str]:
@@ -107,11 +127,6 @@ def _stop(agent: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         os.killpg(agent.pid, signal.SIGKILL)
         agent.wait()
-
-
-def _steps_done(directory: Path) -> int:
-    path = progress_path(directory)
-    return path.stat().st_size if path.exists() else 0
 
 
 def _failure(spec: RankSpec) -> AutopartError:

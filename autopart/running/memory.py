@@ -17,8 +17,18 @@ from typing import Protocol
 
 import torch
 
-__all__ = ["AllocatorMeter", "MemoryMeter", "ResidentMeter", "meter_for", "storage_bytes", "trim"]
+__all__ = [
+    "AllocatorMeter",
+    "MemoryMeter",
+    "ResidentMeter",
+    "available_memory_bytes",
+    "meter_for",
+    "storage_bytes",
+    "trim",
+]
 
+_MEMINFO = Path("/proc/meminfo")
+_CGROUP = Path("/sys/fs/cgroup")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
@@ -89,6 +99,17 @@ def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:
     return sum(storage.nbytes() for storage in storages.values())
 
 
+def available_memory_bytes() -> int:
+    """What processes may still take of this machine's memory, or of the container's; 0 if the system does not say."""
+    if not _MEMINFO.exists():
+        return 0
+    available = _kilobytes(_MEMINFO, "MemAvailable")
+    limit, used = _CGROUP / "memory.max", _CGROUP / "memory.current"
+    if limit.exists() and used.exists() and limit.read_text().strip().isdigit():
+        available = min(available, int(limit.read_text()) - int(used.read_text()))
+    return available
+
+
 def trim() -> None:
     """Collects garbage and gives freed memory back to the system, where the C library can."""
     gc.collect()
@@ -115,7 +136,12 @@ def _resident_bytes() -> int:
 
 
 def _status_bytes(field: str) -> int:
-    for line in _STATUS.read_text().splitlines():
+    return _kilobytes(_STATUS, field)
+
+
+def _kilobytes(path: Path, field: str) -> int:
+    """In bytes, the figure of a line like ``VmRSS:  1024 kB``."""
+    for line in path.read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise AssertionError(f"{_STATUS} has no {field}")
+    raise AssertionError(f"{path} has no {field}")

@@ -14,8 +14,10 @@ __all__ = [
     "RankSpec",
     "deaths_path",
     "failure_path",
+    "over_path",
     "progress_path",
     "result_path",
+    "steps_done",
 ]
 
 
@@ -38,6 +40,8 @@ class RankSpec:
     warmup: int
     seed: int
     group_timeout_seconds: float
+    alternates_with: str | None = None
+    """directory of a run whose steps are taken in turn with this one's, the pipeline's first"""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0:
@@ -114,3 +118,14 @@ def deaths_path(directory: str | Path) -> Path:
 def progress_path(directory: str | Path) -> Path:
     """The file that grows by one byte with every step that rank 0 has done."""
     return Path(directory) / "progress"
+
+
+def steps_done(directory: str | Path) -> int:
+    """How many steps, warm-up included, rank 0 has done."""
+    path = progress_path(directory)
+    return path.stat().st_size if path.exists() else 0
+
+
+def over_path(directory: str | Path) -> Path:
+    """The file that says that all ranks have ended, well or badly."""
+    return Path(directory) / "over"

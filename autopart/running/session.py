@@ -1,15 +1,18 @@
-"""A run of a plan from outside: its ranks, then the unsplit model on one device, then the comparison."""
+"""A run of a plan from outside: its ranks, the unsplit model on one device, and the comparison."""
 
 from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 from autopart.errors import RunError, UsageError
 from autopart.progress import Progress, silent
-from autopart.running.launch import launch
-from autopart.running.records import RankSpec
+from autopart.running.launch import Ranks, finish
+from autopart.running.memory import available_memory_bytes
+from autopart.running.records import RankResult, RankSpec
 from autopart.running.stages import stage_device
 from autopart.running.summary import single_run, summarize
 from autopart.schema import store
@@ -33,7 +36,10 @@ def run(
     group_timeout_seconds: float = 600.0,
     progress: Progress = silent,
 ) -> Measurement:
-    """Runs a plan, one process per stage, and the unsplit model on one device after it.
+    """Runs a plan, one process per stage, and beside it the unsplit model on one device.
+
+    On the processor their steps alternate, so that a drift of the machine meets both alike; on CUDA devices, or where
+    memory does not hold both, one run follows the other.
 
     Args:
         plan: of the model that ``source`` names; its devices must be here.
@@ -60,29 +66,36 @@ def run(
     with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
         store.save_plan(plan, Path(scratch) / "plan.json")
 
-        def spec(name: str, devices: tuple[str, ...]) -> RankSpec:
-            (Path(scratch) / name).mkdir()
-            return RankSpec(
-                mode="single" if name == "single" else "pipeline",
+        def ranks(mode: Literal["pipeline", "single"], devices: tuple[str, ...], beside: str | None) -> Ranks:
+            (Path(scratch) / mode).mkdir()
+            spec = RankSpec(
+                mode=mode,
                 plan_path=str(Path(scratch) / "plan.json"),
                 source=source,
                 source_directory=str(directory or os.getcwd()),
-                directory=str(Path(scratch) / name),
+                directory=str(Path(scratch) / mode),
                 devices=devices,
                 steps=steps,
                 warmup=warmup,
                 seed=seed,
                 group_timeout_seconds=group_timeout_seconds,
+                alternates_with=beside and str(Path(scratch) / beside),
             )
+            num_threads = max(plan.cluster.device(name).num_threads or 1 for name in devices)
+            what = "running the plan" if mode == "pipeline" else f"running it unsplit on {devices[0]}"
+            return Ranks(spec, num_threads=num_threads, progress=progress, what=what)
 
-        devices = tuple(stage.devices[0] for stage in plan.stages)
-        ranks = spec("pipeline", devices)
-        results = launch(ranks, num_threads=_num_threads(plan, devices), progress=progress, what="running the plan")
-        alone, reason = None, "it was not asked for"
-        if single:
-            device = single_device or best_single_device(plan).name
-            alone, reason = _single(plan, spec("single", (device,)), progress)
-    return summarize(plan, results, alone, reason)
+        used = tuple(stage.devices[0] for stage in plan.stages)
+        why_not = _why_not_single(plan) if single else "it was not asked for"
+        if why_not:
+            return summarize(plan, finish(ranks("pipeline", used, None)), None, why_not)
+        alone = (single_device or best_single_device(plan).name,)
+        if not _may_alternate(plan, alone[0]):
+            results = finish(ranks("pipeline", used, None))
+            return summarize(plan, results, *_single(plan, lambda: finish(ranks("single", alone, None))))
+        with ranks("pipeline", used, "single") as pipeline, ranks("single", alone, "pipeline") as unsplit:
+            results = pipeline.finish()
+            return summarize(plan, results, *_single(plan, unsplit.finish), alternating=True)
 
 
 def best_single_device(plan: Plan) -> Device:
@@ -97,19 +110,28 @@ def best_single_device(plan: Plan) -> Device:
     return max(here, key=lambda device: (device.backend == "cuda", (device.num_threads or 1) * device.speed))
 
 
-def _single(plan: Plan, spec: RankSpec, progress: Progress) -> tuple[SingleRun | None, str]:
-    """The single-device run, or why there is none."""
+def _why_not_single(plan: Plan) -> str:
     known = next((baseline for baseline in plan.baselines if baseline.name == "single-device"), None)
-    if known is not None and not known.fits:
-        return None, f"no single device holds the model ({known.reason})"
-    (device,) = spec.devices
-    threads = _num_threads(plan, spec.devices)
+    return f"no single device holds the model ({known.reason})" if known is not None and not known.fits else ""
+
+
+def _may_alternate(plan: Plan, single_device: str) -> bool:
+    """Whether the unsplit model runs on this machine's processor and its memory holds that and the pipeline at once.
+
+    Every rank has the whole model until it has dropped the other stages' weights.  A CUDA device neither drifts as
+    shared processors do nor has room to spare.
+    """
+    if plan.cluster.device(single_device).backend != "cpu":
+        return False
+    whole_model_bytes = sum(stage.parameter_bytes for stage in plan.stages)
+    needed_bytes = (1 + len(plan.stages)) * whole_model_bytes + 2 * sum(stage.peak_bytes for stage in plan.stages)
+    return needed_bytes < available_memory_bytes()
+
+
+def _single(plan: Plan, results: Callable[[], tuple[RankResult, ...]]) -> tuple[SingleRun | None, str]:
+    """The single-device run, or why there is none."""
     try:
-        (result,) = launch(spec, num_threads=threads, progress=progress, what=f"running it unsplit on {device}")
+        (result,) = results()
     except RunError as error:  # the run of the plan succeeded and is worth reporting; the failure is in the report
-        return None, f"the unsplit model failed on {device}: {error}"
+        return None, f"the unsplit model failed: {error}"
     return single_run(result, plan.job.batch), ""
-
-
-def _num_threads(plan: Plan, devices: tuple[str, ...]) -> int:
-    return max(plan.cluster.device(name).num_threads or 1 for name in devices)

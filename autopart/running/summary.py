@@ -13,7 +13,12 @@ __all__ = ["single_run", "summarize"]
 
 
 def summarize(
-    plan: Plan, results: Sequence[RankResult], single: SingleRun | None, single_skipped_because: str
+    plan: Plan,
+    results: Sequence[RankResult],
+    single: SingleRun | None,
+    single_skipped_because: str,
+    *,
+    alternating: bool = False,
 ) -> Measurement:
     """The measurement of a run of ``plan``.
 
@@ -22,6 +27,7 @@ def summarize(
         results: of its ranks, in order.
         single: the single-device run beside it.
         single_skipped_because: why there is none; empty if there is.
+        alternating: their steps were taken in turn.
     """
     step_seconds = tuple(max(times) for times in zip(*(result.step_seconds for result in results), strict=True))
     typical_seconds = median(step_seconds)
@@ -44,7 +50,7 @@ def summarize(
         single=single,
         single_skipped_because=single_skipped_because,
         gain=gain,
-        gain_at_equal_pace=_gain_at_equal_pace(gain, results, single),
+        alternating=alternating and single is not None,
         verdict=" ".join([_verdict(plan, throughput, single, gain, single_skipped_because), *notes]),
         versions=results[0].versions,
     )
@@ -70,18 +76,7 @@ def single_run(result: RankResult, batch: int) -> SingleRun:
         throughput_per_second=batch / typical_seconds,
         peak_bytes=result.peak_bytes,
         memory_origin=result.memory_origin,
-        pace_seconds=result.pace_seconds,
     )
-
-
-def _gain_at_equal_pace(
-    gain: float | None, results: Sequence[RankResult], single: SingleRun | None
-) -> float | None:
-    """The slowest rank sets the pipeline's pace."""
-    slowest = max(result.pace_seconds for result in results)
-    if gain is None or single is None or not single.pace_seconds or not slowest:
-        return None
-    return (1 + gain) * slowest / single.pace_seconds - 1
 
 
 def _stage(plan: Plan, result: RankResult, step_seconds: Sequence[float]) -> StageMeasurement:

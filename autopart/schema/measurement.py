@@ -38,8 +38,6 @@ class SingleRun:
     median_step_seconds: float
     throughput_per_second: float
     peak_bytes: int
-    pace_seconds: float = 0.0
-    """of a fixed piece of work on the device during the run; 0 if not taken"""
     memory_origin: str = ""
 
 
@@ -68,7 +66,7 @@ class Measurement:
     single_skipped_because: str
     gain: float | None
     """throughput of the split / throughput of the single device - 1"""
-    gain_at_equal_pace: float | None
-    """the same, had the machine been as fast during the one run as during the other; None if that is not known"""
+    alternating: bool
+    """the steps of both were taken in turn, so that a drift of the machine met both alike"""
     verdict: str
     versions: tuple[str, ...]

@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.running [--json] [--steps N] [--speed S]
 
-Two emulated devices, batch 16 x 128 tokens.  First cpu:0,cpu:1 with 8 micro-batches: pipeline against the unsplit model
+Two emulated devices, batch 24 x 128 tokens.  First cpu:0,cpu:1 with 8 micro-batches: pipeline against the unsplit model
 on one of them (goal: 1.5 times its throughput) and measured against predicted step time (goal: within 15 %).  Then
 cpu:0,cpu:1@0.5: the optimal plan against the even one.  At full speed both cores have to be idle for the figures to
 mean anything, so the load average is printed with them; ``--speed 0.25`` slows all devices down by that factor, and

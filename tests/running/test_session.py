@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -57,6 +58,7 @@ def test_a_plan_is_run_beside_the_unsplit_model(scratch: Path) -> None:
     assert found.single is not None and found.gain is not None
     assert found.single.device == "cpu:1", "the faster of the two"
     assert found.gain == pytest.approx(found.throughput_per_second / found.single.throughput_per_second - 1)
+    assert found.alternating
     assert [stage.device for stage in found.stages] == ["cpu:0", "cpu:1"]
     assert all(stage.forward_seconds > 0 and stage.backward_seconds > 0 for stage in found.stages)
     assert told[0] == ("running the plan", 0, 4) and ("running the plan", 4, 4) in told
@@ -99,45 +101,68 @@ def test_a_plan_of_no_steps_is_refused() -> None:
         run(make_training_plan(), SOURCE, steps=0)
 
 
-class FakeLaunch:
+class FakeRanks:
     """Ranks that need no time; the single-device run fails if it is told to."""
 
-    def __init__(self, fault: str = "") -> None:
-        self.specs: list[RankSpec] = []
-        self._fault = fault
+    fault = ""
+    specs: ClassVar[list[RankSpec]] = []
 
-    def __call__(self, spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> tuple[RankResult, ...]:
+    def __init__(self, spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> None:
         self.specs.append(spec)
+        self._spec = spec
         assert store.load_plan(spec.plan_path).stages
-        if spec.mode == "single" and self._fault:
-            raise RunError(self._fault)
-        return tuple(result(rank, (4.0, 4.0, 4.0), 1.0) for rank in range(len(spec.devices)))
+
+    def __enter__(self) -> FakeRanks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def finish(self) -> tuple[RankResult, ...]:
+        if self._spec.mode == "single" and self.fault:
+            raise RunError(self.fault)
+        return tuple(result(rank, (4.0, 4.0, 4.0), 1.0) for rank in range(len(self._spec.devices)))
+
+
+@pytest.fixture
+def fake_ranks(monkeypatch: pytest.MonkeyPatch) -> type[FakeRanks]:
+    monkeypatch.setattr(FakeRanks, "fault", "")
+    monkeypatch.setattr(FakeRanks, "specs", [])
+    monkeypatch.setattr(session, "Ranks", FakeRanks)
+    return FakeRanks
 
 
 @pytest.mark.parametrize(
     ("fits", "fault", "reason"),
     [(False, "", "short by 2 GB"), (True, "rank 0 (cpu:1) was killed by SIGKILL", "was killed by SIGKILL")],
 )
-def test_why_there_is_no_single_run_is_said(
-    fits: bool, fault: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launch = FakeLaunch(fault)
-    monkeypatch.setattr(session, "launch", launch)
+def test_why_there_is_no_single_run_is_said(fits: bool, fault: str, reason: str, fake_ranks: type[FakeRanks]) -> None:
+    fake_ranks.fault = fault
     baseline = Baseline(
         name="single-device", description="", fits=fits, step_seconds=None, factor=None, reason="short by 2 GB"
     )
     found = run(dataclasses.replace(make_training_plan(), baselines=(baseline,)), SOURCE)
-    assert found.single is None and found.gain is None
+    assert found.single is None and found.gain is None and not found.alternating
     assert reason in found.single_skipped_because
     assert found.single_skipped_because in found.verdict
-    assert len(launch.specs) == (2 if fits else 1)
+    assert len(fake_ranks.specs) == (2 if fits else 1)
 
 
-def test_a_device_may_be_chosen_for_the_single_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    launch = FakeLaunch()
-    monkeypatch.setattr(session, "launch", launch)
+def test_a_device_may_be_chosen_for_the_single_run(fake_ranks: type[FakeRanks]) -> None:
     assert run(make_training_plan(), SOURCE, single_device="cpu:0").single is not None
-    assert [spec.devices for spec in launch.specs] == [("cpu:0", "cpu:1"), ("cpu:0",)]
+    assert [spec.devices for spec in fake_ranks.specs] == [("cpu:0", "cpu:1"), ("cpu:0",)]
     with pytest.raises(UsageError, match="no device 'cpu:7'"):
         run(make_training_plan(), SOURCE, single_device="cpu:7")
     assert run(make_training_plan(), SOURCE, single=False).single is None
+
+
+@pytest.mark.parametrize("available_bytes", [10**15, 0])
+def test_steps_alternate_where_memory_holds_both_runs(
+    available_bytes: int, fake_ranks: type[FakeRanks], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "available_memory_bytes", lambda: available_bytes)
+    found = run(make_training_plan(), SOURCE)
+    assert found.alternating == (available_bytes > 0) and found.single is not None
+    pipeline, alone = fake_ranks.specs
+    assert pipeline.alternates_with == (alone.directory if available_bytes else None)
+    assert alone.alternates_with == (pipeline.directory if available_bytes else None)
