@@ -50,6 +50,5 @@ class Pacer:
 
 
 def clock_for(num_threads: int | None) -> Callable[[], float]:
-    """Processor time of the calling thread for a device of one thread, which other processes cannot lengthen; else
-    wall-clock time."""
+    """Thread time for a device of one thread, which other processes cannot lengthen; else wall time."""
     return time.thread_time if num_threads == 1 else time.perf_counter
