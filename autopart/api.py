@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,26 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart import modelsource, planning, profiling, running, splitting, tracing
-from autopart.candidates import microbatch_counts, preferred_count
-from autopart.errors import UsageError
+from autopart import running, splitting, tracing
 from autopart.modelsource import Source, with_batch
 from autopart.modelsource import load as load_source
 from autopart.profiling import devices_here, kind, kinds
 from autopart.program import Program
 from autopart.progress import Progress, silent
-from autopart.schema.device import Cluster
-from autopart.schema.job import Job
-from autopart.schema.measurement import Measurement
-from autopart.schema.plan import Plan, PlanWarning
-from autopart.schema.problem import Candidate
-from autopart.schema.profile import Profile
+from autopart.schema.plan import Check, Plan
 from autopart.schema.verification import Verification
-from autopart.splitting import SplitModule, StagePlacement
+from autopart.splitting import SplitModule
+from autopart.verbs import (
+    DeviceSpec,
+    check_source,
+    plan_source,
+    profile_source,
+    run_source,
+    same_model,
+    trace_source,
+    tracer_for,
+    verify_source,
+)
 
 __all__ = [
     "devices_here",
@@ -39,13 +44,10 @@ __all__ = [
     "run_source",
     "split",
     "trace",
+    "trace_source",
     "verify",
     "verify_source",
 ]
-
-DeviceSpec = str | Sequence[str] | Cluster | None
-LARGE_GRAPH = 3000
-"""operators above which one micro-batch size is traced instead of several"""
 
 
 def trace(
@@ -60,45 +62,10 @@ def trace(
     return tracing.trace(model, args, kwargs, training=training, name=name)
 
 
-def profile_source(
-    source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
-    refresh: bool = False, progress: Progress = silent, mode: str = "infer", optimizer: str = "none",
-) -> Profile:  # fmt: skip
-    """The time of every layer for the source's whole batch, on every kind of device in the list."""
-    cluster = profiling.read_cluster(devices, max_memory=max_memory, cluster_file=cluster_file)
-    program = _trace_source(source, training=mode == "train")
-    return _profile(program, source, cluster, optimizer=optimizer, refresh=refresh, progress=progress)
-
-
-def plan_source(
-    source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
-    refresh: bool = False, progress: Progress = silent, **words: Any,
-) -> Plan:  # fmt: skip
-    """The fastest plan for a model source; the job's words are those of the command line, with underscores.
-
-    Raises:
-        UsageError: a word is wrong.
-        TracingError: the model cannot be captured.
-        InfeasibleError: no plan fits.
-    """
-    batch = words.pop("batch", None) or modelsource.batch_of(source)
-    source = with_batch(source, batch)
-    try:
-        job = Job(batch=batch, **words)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{error}; see `autopart plan --help`") from error
-    cluster = profiling.read_cluster(devices, max_memory=max_memory, cluster_file=cluster_file)
-    cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
-    candidates, warnings = _candidates(source, cluster, job, refresh=refresh, progress=progress)
-    found = planning.plan(candidates, cluster, job, progress=progress)
-    warnings += _batch_statistics(source.model, found)
-    return dataclasses.replace(found, warnings=(*found.warnings, *warnings))
-
-
 def plan(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
     devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
-    refresh: bool = False, progress: Progress = silent, **words: Any,
+    refresh: bool = False, verify: bool = True, progress: Progress = silent, **words: Any,
 ) -> Plan:  # fmt: skip
     """The fastest plan that fits, with its proof; see ``plan_source`` for the words and errors.
 
@@ -109,77 +76,53 @@ def plan(
     """
     return plan_source(
         _source(model, args, kwargs), devices=devices, max_memory=max_memory, cluster_file=cluster_file,
-        refresh=refresh, progress=progress, **words,
+        refresh=refresh, verify=verify, progress=progress, **words,
     )  # fmt: skip
 
 
 def split(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
-    plan: Plan | None = None, devices: DeviceSpec = None, **words: Any,
+    plan: Plan | None = None, devices: DeviceSpec = None, verify: bool = True, **words: Any,
 ) -> SplitModule:  # fmt: skip
     """The model over several devices as an ``nn.Module``: the same call, the same ``state_dict``.
 
-    Its parameters are the model's own objects, moved to their devices in place as ``model.to`` would.
+    Its parameters are the model's own objects, moved to their devices in place as ``model.to`` would.  Unless
+    ``verify`` is False, the split is compared with the unsplit model first; a warning says what cannot be.
+
+    Raises:
+        MismatchError: the split does not do what the model does.
     """
+    checked = plan is None
     if plan is None:
-        plan = globals()["plan"](model, args, kwargs, devices=devices, **words)
-    _same_model(plan, model)
-    return SplitModule(model, splitting.stage_placements(plan), _tracer)
+        plan = globals()["plan"](model, args, kwargs, devices=devices, verify=verify, **words)
+    same_model(plan, model)
+    stages = splitting.stage_placements(plan)
+    if verify:
+        source = _source(model, args, kwargs)
+        _tell_skipped(plan.checks if checked else _checks(plan, source, stages))
+    return SplitModule(model, stages, tracer_for(plan.model.opaque))
 
 
 def pipeline(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
-    plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, optimizer: str | None = None,
+    plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, optimizer: str | None = None, verify: bool = True,
 ) -> running.LocalPipeline | running.DistributedPipeline:  # fmt: skip
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
 
-    ``args`` and ``kwargs`` are of a whole batch; ``step`` takes the same.
-    """
-    _same_model(plan, model)
-    piece = with_batch(_source(model, args, kwargs), plan.job.batch // plan.schedule.num_microbatches)
-    program = _trace_source(piece, training=plan.job.mode == "train")
-    return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
-
-
-def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) -> Verification:
-    """Compare the plan's split of a model source with the unsplit model, on one micro-batch.
-
-    Outputs, in training every gradient, and buffers; and, on fake tensors, that every operator's tensors are on one
-    device.  Devices of the plan that are not here are stood in for by the processor.
+    ``args`` and ``kwargs`` are of a whole batch; ``step`` takes the same.  Unless ``verify`` is False, the plan's
+    stages are compared with the unsplit model first, all of them where its weights are.
 
     Raises:
-        MismatchError: something differs; names the first layer that does.
-        UsageError: the plan is of another model, or the model has no weights to compute with.
+        MismatchError: the stages do not do what the model does.
     """
-    _same_model(plan, source.model)
-    source = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
-    training = plan.job.mode == "train"
-    progress("verifying", 0, 3)
-    program = _trace_source(source, training=training)
-    stages = tuple(
-        StagePlacement(
-            layers=stage.layers, device=torch.device(plan.cluster.device(stage.devices[0]).torch_device or "cpu")
-        )
-        for stage in plan.stages
-    )
-    boundaries = [placement.first for placement in splitting.placements_for(program, stages)[1:]]
-    splitting.check_devices(program, boundaries, backward=training)
-    progress("verifying", 1, 3)
-    if any(tensor.is_meta for tensor in source.model.state_dict().values()):
-        raise UsageError(
-            f"{source.name} has no weights, so outputs cannot be compared; its devices were checked on fake tensors"
-        )
-    with tracing.training_mode(source.model, training):
-        split_model = SplitModule(source.model, stages, _tracer)
-        splitting.verify(
-            split_model, source.model, source.args, source.kwargs, loss_fn=source.loss_fn, targets=source.targets or ()
-        )
-    progress("verifying", 3, 3)
-    gradients = ("every parameter's gradient",) if training else ()
-    return Verification(
-        model=plan.model.name, mode=plan.job.mode, num_stages=len(plan.stages), batch=program.graph.batch_size,
-        equal=("outputs", *gradients, "buffers", "devices of every operator's tensors, on fake tensors"),
-    )  # fmt: skip
+    same_model(plan, model)
+    piece = with_batch(_source(model, args, kwargs), plan.job.batch // plan.schedule.num_microbatches)
+    program = trace_source(piece, training=plan.job.mode == "train", opaque=plan.model.opaque)
+    if verify:
+        stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)
+        with tracing.training_mode(model, plan.job.mode == "train"):
+            _tell_skipped(splitting.check_split(piece, program, stages, tracer_for(plan.model.opaque)))
+    return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
 
 
 def verify(
@@ -191,95 +134,17 @@ def verify(
     return verify_source(plan, source)
 
 
-def run_source(
-    plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, progress: Progress = silent
-) -> Measurement:
-    """Run a plan, one process per stage, and the unsplit model on one device beside it.
-
-    Raises:
-        UsageError: a device of the plan is not here, or the plan is of another model.
-        RunError: a rank failed.
-    """
-    splitting.stage_placements(plan)
-    _same_model(plan, modelsource.load(source_text, dtype=plan.job.dtype).model)
-    return running.run(plan, source_text, steps=steps, warmup=warmup, single=single, progress=progress)
+def _checks(plan: Plan, source: Source, stages: Sequence[splitting.StagePlacement]) -> tuple[Check, ...]:
+    if not source.args and not source.kwargs:
+        return (Check(name="values", outcome="skipped", detail="no example inputs were given"),)
+    return check_source(plan, source, stages)
 
 
-def _candidates(
-    source: Source, cluster: Cluster, job: Job, *, refresh: bool, progress: Progress
-) -> tuple[tuple[Candidate, ...], tuple[PlanWarning, ...]]:
-    """The model at every micro-batch size that is worth a look; with a warning if there should be more."""
-    num_devices = len(cluster.devices)
-    first = job.microbatches or (1 if job.objective == "latency" else preferred_count(job.batch, num_devices))
-    wanted = {first, 1} if job.microbatches or job.objective == "latency" else set(
-        microbatch_counts(job.batch, num_devices)
-    ) | {first}
-    found: list[Candidate] = []
-    warnings: tuple[PlanWarning, ...] = ()
-    for done, count in enumerate([first, *sorted(wanted - {first})]):
-        progress("tracing", done, len(wanted))
-        piece = with_batch(source, job.batch // count)
-        program = _trace_source(piece, training=job.mode == "train")
-        profile = _profile(
-            program, piece, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress
-        )
-        found.append(Candidate(num_microbatches=count, graph=program.graph, profile=profile))
-        if len(program.captured.graph.nodes) > LARGE_GRAPH and len(wanted) > 1:
-            warnings = _one_size_only(job, count)
-            break
-    progress("tracing", len(wanted), len(wanted))
-    return tuple(sorted(found, key=lambda each: each.num_microbatches)), warnings
-
-
-def _one_size_only(job: Job, count: int) -> tuple[PlanWarning, ...]:
-    if job.microbatches:
-        return ()
-    return (
-        PlanWarning(
-            code="one-microbatch-count",
-            message=f"the model is large, so only {count} micro-batches were tried",
-            suggestion="give --microbatches N to try another count",
-        ),
-    )
-
-
-def _profile(program: Program, source: Source, cluster: Cluster, **options: Any) -> Profile:
-    return profiling.profile(program, program.flatten_inputs(source.args, source.kwargs), cluster, **options)
-
-
-def _trace_source(source: Source, *, training: bool) -> Program:
-    return tracing.trace(source.model, source.args, source.kwargs, training=training, name=source.name)
-
-
-def _tracer(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Program:
-    return tracing.trace(model, args, kwargs, training=training)
+def _tell_skipped(checks: Sequence[Check]) -> None:
+    for each in checks:
+        if each.outcome == "skipped":
+            warnings.warn(f"autopart could not check the split's {each.name}: {each.detail}", stacklevel=3)
 
 
 def _source(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Source:
     return Source(model=model, args=args, kwargs=dict(kwargs or {}), name=type(model).__name__, text="")
-
-
-def _same_model(plan: Plan, model: nn.Module) -> None:
-    found = tracing.fingerprint(model)
-    if found != plan.model.fingerprint:
-        raise UsageError(
-            f"the plan is for another model: its fingerprint is {plan.model.fingerprint} ({plan.model.name}), "
-            f"this model's is {found}; plan this model"
-        )
-
-
-def _batch_statistics(model: nn.Module, found: Plan) -> tuple[PlanWarning, ...]:
-    """Batch normalisation sees a micro-batch where it saw a batch: a change of the training, so it is said."""
-    micro = found.job.batch // found.schedule.num_microbatches
-    has = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    if found.job.mode != "train" or micro == found.job.batch or not has:
-        return ()
-    return (
-        PlanWarning(
-            code="batch-statistics",
-            message=f"batch normalisation takes its statistics from {micro} samples, not from {found.job.batch}",
-            suggestion="give --microbatches 1, or use group or layer normalisation",
-        ),
-    )
-
-

@@ -84,3 +84,8 @@ class RunError(AutopartError):
 
 class MismatchError(RunError):
     """The split model's outputs, gradients or buffers differ from the unsplit model's."""
+
+    def __init__(self, message: str, *, detail: str = "", layer: str = "") -> None:
+        super().__init__(message, detail=detail)
+        self.layer = layer
+        """the layer that gives another output, if that is known"""

@@ -10,6 +10,10 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from autopart.customgrad import FunctionCall
+from autopart.opaque import OpaqueCall
+from autopart.recompute import bundle
+
 __all__ = ["Segment", "build_segment", "constants_read", "retarget"]
 
 
@@ -76,6 +80,7 @@ def build_segment(
         builder.place(node)
     builder.graph.output(tuple(builder.made[name] for name in outputs))
     _retarget_nodes(builder.graph, device)
+    bundle(builder.graph, builder.root)
     body = fx.GraphModule(builder.root, builder.graph, class_name="Segment")
     return Segment(body, layers, (*inputs, *given, *lifted), outputs, device)
 
@@ -134,6 +139,7 @@ def retarget(module: fx.GraphModule, device: torch.device) -> fx.GraphModule:
             value = attrgetter(str(node.target))(module)
             root[str(node.target)] = retarget(value, device) if isinstance(value, fx.GraphModule) else value.to(device)
     _retarget_nodes(graph, device)
+    bundle(graph, root)
     return fx.GraphModule(root, graph)
 
 
@@ -144,6 +150,8 @@ def _retarget_nodes(graph: fx.Graph, device: torch.device) -> None:
         if node.target is torch.ops.aten._assert_tensor_metadata.default:
             graph.erase_node(node)  # it would insist on the device of the trace
             continue
+        if isinstance(node.target, FunctionCall | OpaqueCall):
+            node.target = node.target.on(device)
         node.args = _replaced(node.args, device)
         node.kwargs = {key: _replaced(value, device) for key, value in node.kwargs.items()}
         if node.target is torch.ops.higher_order.wrap_with_autocast and device.type != "meta":  # it has no autocast

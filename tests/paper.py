@@ -10,6 +10,7 @@ from autopart.schema.job import Job
 from autopart.schema.measurement import Measurement, SingleRun, StageMeasurement
 from autopart.schema.plan import (
     Baseline,
+    Check,
     Excluded,
     Memory,
     ModelSummary,
@@ -47,6 +48,10 @@ def a_stage(index: int, device: str, layers: tuple[str, ...], *, training: bool 
     )
 
 
+CHECKS = (
+    Check(name="values", outcome="skipped", detail="the weights have no values (meta device)"),
+    Check(name="devices", outcome="passed", detail="every operator's tensors are on one of 2 devices, forward"),
+)
 BLOCKS = tuple(f"h.{index}" for index in range(5))
 
 
@@ -88,6 +93,7 @@ def a_plan(*, training: bool = False) -> Plan:
         origin=Origin(
             profile="estimated", bases=("rtx-4090: estimated, roofline, data sheet",), links=("local: PCIe 4, assumed",)
         ),
+        checks=CHECKS,
     )
 
 

@@ -22,9 +22,10 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "core
 LEVELS = {
     **dict.fromkeys(("errors", "units", "progress", "cache", "candidates"), 0),
     "schema": 1,
-    **dict.fromkeys(("pace", "program", "segment", "transfer", "usercode", "architectures", "modelsource"), 2),
+    **dict.fromkeys(("customgrad", "pythonstate", "recompute"), 1),
+    **dict.fromkeys(("opaque", "pace", "program", "pytrees", "restoring", "segment", "transfer", "usercode", "architectures", "modelsource"), 2),
     **dict.fromkeys(ROOMS, 3),
-    "api": 4,
+    **dict.fromkeys(("api", "verbs"), 4),
     "cli": 5,
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""

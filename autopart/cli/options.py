@@ -20,6 +20,7 @@ __all__ = [
     "ModeName",
     "ModelText",
     "OptimizerName",
+    "OptionalModelText",
     "Output",
     "PlanFile",
     "Refresh",
@@ -58,6 +59,9 @@ def optimizer_of(mode: str, optimizer: str | None) -> str:
 
 ModelText = Annotated[str, typer.Argument(
     metavar="MODEL", help="model.py[:name], package.module:name, hf:DIR, torchvision:NAME or timm:NAME"
+)]
+OptionalModelText = Annotated[str | None, typer.Argument(
+    metavar="[MODEL]", help="model.py[:name], package.module:name, hf:DIR, torchvision:NAME or timm:NAME"
 )]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="a plan file, as `autopart plan -o` writes it")]
 Devices = Annotated[str | None, typer.Option(

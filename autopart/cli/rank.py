@@ -53,7 +53,9 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     source = _load(spec, plan)
     piece = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
     training = plan.job.mode == "train"
-    program = trace(source.model, piece.args, piece.kwargs, training=training, name=source.name)
+    program = trace(
+        source.model, piece.args, piece.kwargs, training=training, name=source.name, opaque=plan.model.opaque
+    )
     running.join_group(device, spec.group_timeout_seconds)
     pipeline = running.DistributedPipeline(
         program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,

@@ -1,4 +1,4 @@
-"""``autopart trace``: a model's layers with their parameters, FLOPs and bytes."""
+"""``autopart trace``: how a model was captured, its layers with their costs, and what every cut would move."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ __all__ = ["trace"]
 def trace(
     model: ModelText, mode: ModeName = "infer", batch: Batch = None, dtype: Dtype = None, json_out: JsonOut = False
 ) -> None:
-    """Show a model's layers: parameters, FLOPs, bytes, and where it may be cut."""
+    """Show how a model was captured, its layers with parameters, FLOPs and bytes, and where it may be cut."""
     from autopart import api
     from autopart.modelsource import with_batch
-    from autopart.reporting import trace_text
+    from autopart.reporting import trace_report, trace_text
     from autopart.schema.store import dump
 
     source = api.load_source(model, dtype=dtype)
     if batch is not None:
         source = with_batch(source, batch)
     program = api.trace(source.model, source.args, source.kwargs, training=mode == "train", name=source.name)
-    print_result(dump(program.graph) if json_out else trace_text(program.graph))
+    report = trace_report(program.graph)
+    print_result(dump(report) if json_out else trace_text(report))

@@ -14,10 +14,9 @@ def verify(plan_file: PlanFile, model: ModelText, json_out: JsonOut = False) -> 
 
     plan = load_plan(plan_file)
     from autopart import api
+    from autopart.reporting import verification_text
 
     source = api.load_source(model, dtype=plan.job.dtype)
     with progress_bar() as progress:
         found = api.verify_source(plan, source, progress=progress)
-    stages = f"{found.num_stages} stage{'s' if found.num_stages != 1 else ''}"
-    text = f"{found.model}: {stages} and the unsplit model agree, on a micro-batch of {found.batch}, in"
-    print_result(dump(found) if json_out else "\n  ".join([text, *found.equal]))
+    print_result(dump(found) if json_out else verification_text(found))

@@ -9,6 +9,7 @@ from autopart.planning.groups import group_devices
 from autopart.planning.memory import Rules, stage_facts, stage_memory
 from autopart.planning.optimum import Optimum, instances_of, options_of
 from autopart.planning.options import Option, rank, schedules
+from autopart.planning.wishes import apart_devices
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import Baseline, Excluded, PlanWarning, Proof
@@ -19,9 +20,9 @@ __all__ = ["reasons", "verdict_of", "warnings_of"]
 
 def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
     """Why every device that an option leaves out is left out, each with a number."""
-    used = set(option.layout.devices)
+    used = set(option.layout.used)
     excluded: dict[str, str] = {}
-    groups = group_devices(cluster)
+    groups = group_devices(cluster, apart_devices(job, cluster))
     for number, group in enumerate(groups):
         left_out = [device.name for device in group.devices if device.name not in used]
         if left_out:
@@ -33,7 +34,7 @@ def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
 
 def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str) -> str:
     if job.method != "optimal":
-        return f"method '{job.method}' fills {option.layout.num_stages} devices without it"
+        return f"method '{job.method}' fills {len(option.layout.used)} devices without it"
     instances = instances_of(option.candidate, cluster, job)
     others = [
         other
@@ -44,7 +45,7 @@ def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...
         return _cannot_help(option, cluster, job, name)
     best = min(others, key=lambda other: rank(other, job))
     factor = rank(best, job)[0] / rank(option, job)[0]
-    which = "the best plan" if is_exact(instances[0].counts) else "the best plan found"
+    which = "the best plan" if is_exact(instances[0].counts, instances[0].widest) else "the best plan found"
     seconds = format_seconds(rank(best, job)[0])
     if factor < 1.005:
         return f"does not help: {which} that uses it takes as long ({seconds}, {factor:.3f}x)"
@@ -75,7 +76,7 @@ def verdict_of(
     """One sentence: what to use, what to leave out and why, how much faster than one device and an even split."""
     by_name = {baseline.name: baseline for baseline in baselines}
     layout = option.layout
-    use = f"Use {_names(layout.devices)}"
+    use = f"Use {_names(layout.used)}"
     if layout.num_stages == 1:
         use += " alone: splitting does not pay" if len(cluster.devices) > 1 else ", the only device there is"
     else:
@@ -180,7 +181,7 @@ def _about_pipeline(option: Option, baselines: tuple[Baseline, ...]) -> list[Pla
     found = []
     layout, step = option.layout, option.step_seconds
     if layout.num_stages > 1:
-        shares = [option.timeline.busy_seconds(index) / step for index in range(layout.num_stages)]
+        shares = [option.busy_seconds(index) / step for index in range(layout.num_stages)]
         lowest = min(range(len(shares)), key=lambda index: shares[index])
         if shares[lowest] < 0.8:
             found.append(PlanWarning(

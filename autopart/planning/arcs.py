@@ -1,7 +1,7 @@
 """The arcs of the path program: every stage that fits, with what it costs.
 
-An arc runs from node (first boundary, group before) to node (last boundary, its own group); a plan is a path from
-(0, nobody) to (end, any group).  See docs/model.md.
+An arc runs from node (first boundary, link class before) to node (last boundary, link class of its own group); a plan
+is a path from (0, nobody) to (end, any class).  See docs/model.md.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.groups import Group, group_devices, links_within
-from autopart.planning.memory import MemoryTerms, Rules, memory_terms
-from autopart.planning.tables import choose_boundaries, facts_table, receive_seconds, running_seconds
+from autopart.planning.groups import Group, group_devices, link_classes, links_within
+from autopart.planning.memory import MemoryTerms, Rules, StageFacts, memory_terms
+from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, shared_facts, ways
+from autopart.planning.tables import MAX_BOUNDARIES, choose_boundaries, facts_table, receive_seconds, running_seconds
+from autopart.planning.wishes import apart_devices, forbidden_layers, wished_cuts
 from autopart.schema.device import Cluster, Link
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
@@ -23,17 +25,24 @@ __all__ = ["Arcs", "Instance", "build_instance"]
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Links = tuple[tuple[Link | None, ...], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arcs:
-    """Parallel arrays, sorted by (first, before, last, group); boundaries are indices into the instance's."""
+    """Parallel arrays, sorted by (first, before, last, group, way); boundaries are indices into the instance's."""
 
     first: Ints
     last: Ints
     group: Ints
     before: Ints
-    """group of the stage before; ``num_groups`` for the first stage"""
+    """link class of the stage before; ``num_classes`` for the first stage"""
+    after: Ints
+    """link class of its own group"""
+    way: Ints
+    """index into the instance's ways"""
+    width: Ints
+    """devices it takes"""
     seconds: Floats
     """time of one micro-batch: compute and the incoming boundary"""
     weight: Floats
@@ -59,6 +68,9 @@ class Instance:
     merged: bool
     """layers were merged into items: bounds hold for cuts between items only"""
     groups: tuple[Group, ...]
+    link_classes: tuple[int, ...]
+    """of every group: groups of one class have the same link to every group"""
+    ways: tuple[Way, ...]
     arcs: Arcs
     num_stages: int | None
     """exactly so many, if set"""
@@ -68,11 +80,25 @@ class Instance:
     """how often the largest stage time counts: M - 1, or 0 for latency"""
     floor_seconds: float
     """no plan's largest stage time is below"""
+    prices: tuple[float, ...] = ()
+    """of one device of every group: rent, or 1; () where no budget is set"""
+    budget: float = 0.0
+    """what the devices in use may cost together"""
 
     @property
     def num_groups(self) -> int:
-        """Number of groups; as a group index it means the source of the pipeline."""
+        """Number of groups."""
         return len(self.groups)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of link classes; as a class it means the source of the pipeline."""
+        return max(self.link_classes) + 1
+
+    @property
+    def widest(self) -> int:
+        """Most devices of a stage."""
+        return max(way.width for way in self.ways)
 
     @property
     def end(self) -> int:
@@ -90,50 +116,69 @@ class Instance:
         return sum(self.counts)
 
 
-def build_instance(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> Instance:
-    """The path problem of a candidate; it has no arcs where nothing fits."""
-    groups = group_devices(cluster)
-    graph = candidate.graph
-    seconds = tuple(_layer_seconds(candidate, group, job.mode == "train") for group in groups)
-    boundaries = choose_boundaries(graph, np.min(np.asarray(seconds), axis=0))
-    rules = Rules.of(job, schedule, candidate.num_microbatches)
-    terms = memory_terms(facts_table(graph, boundaries), rules)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Making:
+    """What all arcs of an instance are made from."""
+
+    candidate: Candidate
+    job: Job
+    groups: tuple[Group, ...]
+    links: Links
+    classes: tuple[int, ...]
+    boundaries: tuple[int, ...]
+    facts: StageFacts
+    rules: Rules
+    ways: tuple[Way, ...]
+    below_seconds: float
+
+
+def build_instance(
+    candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName, *,
+    limit: int = MAX_BOUNDARIES, below_seconds: float = np.inf,
+) -> Instance:
+    """The path problem of a candidate, without stages of ``below_seconds`` or more; no arcs where nothing fits."""
+    groups = group_devices(cluster, apart_devices(job, cluster))
+    graph = wished_cuts(candidate.graph, job)
     links = links_within(cluster, groups)
-    parts = [
-        part
-        for g, group in enumerate(groups)
-        for part in _group_arcs(candidate, group, g, groups, links, boundaries, seconds[g], terms, rules)
-    ]
+    offered = ways(job, graph.batch_size, max(group.size for group in groups))
+    fastest = np.min([_alone(candidate, group, job) for group in groups], axis=0)
+    boundaries = choose_boundaries(graph, fastest, limit)
+    making = _Making(
+        candidate=candidate, job=job, groups=groups, links=links, classes=link_classes(groups, links),
+        boundaries=boundaries, facts=facts_table(graph, boundaries),
+        rules=Rules.of(job, schedule, candidate.num_microbatches), ways=offered, below_seconds=below_seconds,
+    )
+    forbidden = forbidden_layers(graph, groups, job)
+    parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
     return Instance(
-        num_microbatches=candidate.num_microbatches,
-        schedule=schedule,
-        boundaries=boundaries,
+        num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
         merged=len(boundaries) < len(set(graph.legal_cuts)) + 2,
-        groups=groups,
-        arcs=_sorted(parts),
+        groups=groups, link_classes=making.classes, ways=offered, arcs=_sorted(parts),
         num_stages=job.stages,
         most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
         repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
-        floor_seconds=_floor_seconds(seconds, groups, boundaries),
+        floor_seconds=_floor_seconds(making),
     )
 
 
-def _layer_seconds(candidate: Candidate, group: Group, training: bool) -> tuple[float, ...]:
+def _alone(candidate: Candidate, group: Group, job: Job) -> Floats:
     kind = candidate.profile.kind(group.device.kind)
-    rows = zip(kind.forward_seconds, kind.backward_seconds, strict=True)
-    return tuple((forward + (backward if training else 0.0)) / group.device.speed for forward, backward in rows)
+    backward = np.asarray(kind.backward_seconds) if job.mode == "train" else 0.0
+    return np.asarray((np.asarray(kind.forward_seconds) + backward) / group.device.speed)
 
 
-def _floor_seconds(
-    seconds: tuple[tuple[float, ...], ...], groups: tuple[Group, ...], boundaries: tuple[int, ...]
-) -> float:
-    """Bound B1: dual of the fractional balance with prices proportional to 1 / total time, and the largest item."""
-    table = np.asarray(seconds, dtype=np.float64)
+def _floor_seconds(making: _Making) -> float:
+    """Bound B1: dual of the fractional balance with prices proportional to 1 / total time, and the largest item.
+
+    A group of devices never does more per device than one alone, so the balance holds for all ways.
+    """
+    table = np.asarray([_alone(making.candidate, group, making.job) for group in making.groups])
     totals = np.maximum(table.sum(axis=1), 1e-300)
-    sizes = np.asarray([group.size for group in groups])
+    sizes = np.asarray([group.size for group in making.groups])
     prices = (1 / totals) / (sizes / totals).sum()
-    items = np.add.reduceat(table, boundaries[:-1], axis=1)
-    floor = max((prices[:, None] * table).min(axis=0).sum(), items.min(axis=0).max())
+    items = np.add.reduceat(table, making.boundaries[:-1], axis=1).min(axis=0)
+    widest = max(way.width for way in making.ways)
+    floor = max((prices[:, None] * table).min(axis=0).sum(), items.max() / widest)
     return float(floor) * (1 - 1e-9)
 
 
@@ -148,64 +193,104 @@ def _most_in_flight(terms: MemoryTerms, rules: Rules, capacity_bytes: int, num_d
     return np.where(most >= num, num_devices, np.minimum(most, num_devices))
 
 
-def _group_arcs(
-    candidate: Candidate, group: Group, number: int, groups: tuple[Group, ...],
-    links: tuple[tuple[Link | None, ...], ...], boundaries: tuple[int, ...], seconds: tuple[float, ...],
-    terms: MemoryTerms, rules: Rules,
-) -> list[Arcs]:
-    """The arcs of one group, one part per group that can come before."""
-    num_devices = sum(other.size for other in groups)
-    compute = running_seconds(seconds, boundaries)
-    most = _most_in_flight(terms, rules, group.device.memory_bytes, num_devices)
-    rows, columns = np.nonzero(np.triu(most > 0, k=1))
+def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
+    """The arcs of one group, one part per way and link class that can come before."""
+    group, training = making.groups[number], making.rules.training
+    num_devices = sum(other.size for other in making.groups)
+    offered = [index for index, way in enumerate(making.ways) if way.width <= group.size]
+    times = [
+        layer_times(making.candidate, group.device, making.links[number][number], making.ways[index], training=training)
+        for index in offered
+    ]
+    compute = [_running(each, making.boundaries) for each in times]
+    most = [
+        _most_in_flight(
+            memory_terms(shared_facts(making.facts, making.ways[index]), making.rules),
+            making.rules, group.device.memory_bytes, num_devices,
+        )
+        for index in offered
+    ]
+    banned = running_seconds(tuple(forbidden.astype(float).tolist()), making.boundaries) > 0
+    kept = _undominated(compute, [np.where(banned, 0, each) for each in most], [making.ways[i].width for i in offered])
     parts = []
-    begins = rows == 0
-    once = _once_seconds(candidate, group, number, links, boundaries) if rules.training else np.zeros(len(boundaries))
-    for before in range(len(groups)):
-        link = links[before][number]
-        if link is not None:
-            receive = receive_seconds(candidate.graph, link, boundaries, gradients=rules.training)
-            chosen = ~begins
-            parts.append(_part(rows[chosen], columns[chosen], number, before, compute, receive, most, None))
-    no_receive = np.zeros(len(boundaries))
-    parts.append(_part(rows[begins], columns[begins], number, len(groups), compute, no_receive, most, once))
+    for index, each, seconds, mask in zip(offered, times, compute, kept, strict=True):
+        once = _once_seconds(making, number, each, making.ways[index])
+        parts += _way_arcs(making, number, index, seconds, most[offered.index(index)], mask, once)
     return parts
 
 
-def _part(
-    rows: Ints, columns: Ints, group: int, before: int, compute: Floats, receive: Floats, most: Ints,
-    once: Floats | None,
-) -> Arcs:
-    seconds = compute[rows, columns] + receive[rows]
-    return Arcs(
-        first=rows, last=columns, group=np.full(len(rows), group), before=np.full(len(rows), before),
-        seconds=seconds, weight=seconds if once is None else seconds + once[columns],
-        most_in_flight=most[rows, columns],
-    )
+def _running(times: Times, boundaries: tuple[int, ...]) -> Floats:
+    return running_seconds(tuple(map(sum, zip(times.forward, times.backward, strict=True))), boundaries)
 
 
-def _once_seconds(
-    candidate: Candidate, group: Group, number: int, links: tuple[tuple[Link | None, ...], ...],
-    boundaries: tuple[int, ...],
-) -> Floats:
-    """Of every first stage, by its last boundary: optimizer, and the exchange of tied weights over the best link.
+def _undominated(compute: list[Floats], most: list[Ints], widths: list[int]) -> list[Bools]:
+    """Which stages [a, b] of every way fit, and no way with as few devices is as fast and holds as much.
 
-    The other user's device is not known to the arc, so the best link of the group is charged: a lower bound.
+    First stages all stay: ways differ in what they cost once.
     """
-    graph = candidate.graph
-    kind = candidate.profile.kind(group.device.kind)
-    once = np.concatenate(([0.0], np.cumsum(kind.optimizer_seconds)))[list(boundaries)] / group.device.speed
-    reachable = [link for row in links for link in row if link is not None]
+    order = sorted(range(len(widths)), key=lambda index: widths[index])
+    masks: dict[int, Bools] = {}
+    for index in order:
+        mask = np.triu(most[index] > 0, k=1)
+        for other in masks:
+            better = masks[other] & (compute[other] <= compute[index]) & (most[other] >= most[index])
+            better[0] = False
+            mask = mask & ~better
+        masks[index] = mask
+    return [masks[index] for index in range(len(widths))]
+
+
+def _way_arcs(
+    making: _Making, number: int, way: int, compute: Floats, most: Ints, mask: Bools, once: Floats
+) -> list[Arcs]:
+    rows, columns = np.nonzero(mask & (compute < making.below_seconds))
+    begins = rows == 0
+    source = max(making.classes) + 1
+    receives = {source: np.zeros(len(making.boundaries))}
+    for before, link_class in enumerate(making.classes):
+        link = making.links[before][number]
+        if link is not None:
+            receives[link_class] = receive_seconds(
+                making.candidate.graph, link, making.boundaries, gradients=making.rules.training
+            )
+    parts = []
+    for link_class, receive in receives.items():
+        chosen = begins if link_class == source else ~begins
+        first, last = rows[chosen], columns[chosen]
+        seconds = compute[first, last] + receive[first]
+        fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
+                 "width": making.ways[way].width}
+        parts.append(Arcs(
+            first=first, last=last, seconds=seconds,
+            weight=seconds + once[last] if link_class == source else seconds, most_in_flight=most[first, last],
+            **{name: np.full(len(first), value) for name, value in fixed.items()},
+        ).keep(seconds < making.below_seconds))
+    return parts
+
+
+def _once_seconds(making: _Making, number: int, times: Times, way: Way) -> Floats:
+    """Of every first stage, by its last boundary: optimizer, and exchanges of gradients, of tied weights and replicas.
+
+    The other user's device of a tied weight is not known to the arc, so the cheapest link is charged: a lower bound.
+    """
+    if not making.rules.training:
+        return np.zeros(len(making.boundaries))
+    graph = making.candidate.graph
+    once = np.concatenate(([0.0], np.cumsum(times.optimizer)))[list(making.boundaries)]
+    if way.data > 1:
+        link = making.links[number][number]
+        once = once + np.asarray([gradient_seconds(link, way, size) for size in making.facts.trainable[0].tolist()])
+    reachable = [link for row in making.links for link in row if link is not None]
     for index, weight in enumerate(graph.weights):
-        users = [number for number, layer in enumerate(graph.layers) if index in layer.weights]
+        users = [position for position, layer in enumerate(graph.layers) if index in layer.weights]
         if weight.trainable and not weight.is_buffer and len(users) > 1 and reachable:
             cheapest = min(link.seconds(2 * weight.bytes) for link in reachable)
-            parted = [users[0] < boundary <= users[-1] for boundary in boundaries]
+            parted = [users[0] < boundary <= users[-1] for boundary in making.boundaries]
             once = once + np.asarray(parted) * cheapest
     return once
 
 
 def _sorted(parts: list[Arcs]) -> Arcs:
     merged = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arcs.__slots__}
-    order = np.lexsort((merged["group"], merged["last"], merged["before"], merged["first"]))
+    order = np.lexsort((merged["way"], merged["group"], merged["last"], merged["before"], merged["first"]))
     return Arcs(**{name: array[order] for name, array in merged.items()})

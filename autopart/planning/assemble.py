@@ -59,11 +59,14 @@ def assemble(
 
 def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Stage:
     first, last, device = option.layout.stages[index]
-    graph = option.candidate.graph
+    graph, way = option.candidate.graph, option.layout.way(index)
     used = sorted({weight for layer in graph.layers[first:last] for weight in layer.weights})
     return Stage(
         index=index,
-        devices=(device,),
+        devices=option.layout.devices_of(index),
+        tensor_parallel=way.tensor,
+        data_parallel=way.data,
+        recompute=way.recompute,
         layers=tuple(layer.name for layer in graph.layers[first:last]),
         weights=tuple(graph.weights[weight].name for weight in used),
         parameter_bytes=cost.memory.parameters,
@@ -73,7 +76,7 @@ def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Sta
         backward_seconds=cost.backward_seconds,
         optimizer_seconds=cost.optimizer_seconds,
         exchanges_with=cost.exchanges_with,
-        utilisation=option.timeline.busy_seconds(index) / option.step_seconds if option.step_seconds else 1.0,
+        utilisation=option.busy_seconds(index) / option.step_seconds if option.step_seconds else 1.0,
         memory=cost.memory,
         pace_seconds=option.candidate.profile.kind(cluster.device(device).kind).pace_seconds,
     )
@@ -99,8 +102,8 @@ def _transfers(option: Option, cluster: Cluster, job: Job) -> tuple[Transfer, ..
 def prediction_of(option: Option, cluster: Cluster) -> Prediction:
     """What a step of the option takes and costs."""
     step, batch = option.step_seconds, option.candidate.batch
-    busy = sum(option.timeline.busy_seconds(index) for index in range(option.layout.num_stages))
-    rents = [cluster.device(name).rent_usd_per_hour for name in option.layout.devices]
+    busy = sum(option.busy_seconds(index) for index in range(option.layout.num_stages))
+    rents = [cluster.device(name).rent_usd_per_hour for name in option.layout.used]
     known = [rent for rent in rents if rent is not None]
     return Prediction(
         step_seconds=step,

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+from autopart.planning.arcs import build_instance
+from autopart.planning.chain import best_path
 from autopart.planning.costs import Layout
+from autopart.planning.greedy import greedy_layouts
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, memory_terms, num_in_flight
-from autopart.planning.options import Option, evaluate, rank, schedules
+from autopart.planning.options import Option, evaluate, layout_of, rank, schedules
 from autopart.planning.tables import facts_table
-from autopart.schema.device import Cluster
+from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, Method, ScheduleName
 from autopart.schema.plan import Baseline
@@ -87,17 +91,76 @@ def _fill_up_to(limit: float, elapsed: list[float], ends: Boundaries) -> Boundar
     return tuple(boundaries)
 
 
+def _shares(candidate: Candidate, amounts: Sequence[float], by: Sequence[float]) -> Boundaries:
+    """Boundaries that give every device its share ``by`` of the layers' ``amounts``."""
+    elapsed = [0.0, *itertools.accumulate(amounts)]
+    wanted, position = [], 0
+    for share in itertools.accumulate(by[:-1]):
+        goal = elapsed[-1] * share / sum(by)
+        while position < len(amounts) and elapsed[position] + amounts[position] / 2 < goal:
+            position += 1
+        wanted.append(float(position))
+    return _nearest_cuts(candidate.graph, wanted)
+
+
+def _bytes_of(graph: Graph, *, parameters_only: bool) -> list[float]:
+    """Per layer its new weights' elements, or all bytes that it holds."""
+    seen: set[int] = set()
+    amounts = []
+    for layer in graph.layers:
+        new = [graph.weights[index] for index in layer.weights if index not in seen]
+        seen |= set(layer.weights)
+        amounts.append(
+            float(sum(weight.num_elements for weight in new if not weight.is_buffer)) if parameters_only
+            else float(sum(weight.bytes for weight in new) + layer.saved_bytes)
+        )
+    return amounts if sum(amounts) else [1.0] * len(amounts)
+
+
+def _parameters(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> Boundaries:
+    """Equal numbers of parameters."""
+    by = [1.0] * (job.stages or len(cluster.devices))
+    return _shares(candidate, _bytes_of(candidate.graph, parameters_only=True), by)
+
+
+def _balanced_bytes(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> Boundaries:
+    """Bytes in proportion to the devices' memory (accelerate's balanced device map)."""
+    by = [float(device.memory_bytes) for device in cluster.devices[: job.stages]]
+    return _shares(candidate, _bytes_of(candidate.graph, parameters_only=False), by)
+
+
+def _speed_proportional(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> Boundaries:
+    """Work in proportion to the devices' speed on the whole model."""
+    devices = cluster.devices[: job.stages]
+    totals = [sum(_layer_seconds(candidate, device)) for device in devices]
+    return _shares(candidate, _layer_seconds(candidate, devices[0]), [1 / total for total in totals])
+
+
+def _layer_seconds(candidate: Candidate, device: Device) -> list[float]:
+    kind = candidate.profile.kind(device.kind)
+    rows = zip(kind.forward_seconds, kind.backward_seconds, strict=True)
+    return [(forward + backward) / device.speed for forward, backward in rows]
+
+
 BASELINES: dict[Method, Callable[[Candidate, Cluster, Job, ScheduleName], Boundaries]] = {
     "even": _even,
+    "parameters": _parameters,
     "memory-fill": _memory_fill,
+    "balanced-bytes": _balanced_bytes,
     "time-balanced": _time_balanced,
+    "speed-proportional": _speed_proportional,
 }
 """boundaries of the stages; they lie on the cluster's devices in the given order"""
 
 DESCRIPTIONS: dict[str, str] = {
     "even": "equal numbers of layers over all devices, in the given order",
+    "parameters": "equal numbers of parameters over all devices, in the given order",
     "memory-fill": "each device filled up to its memory cap, in the given order",
+    "balanced-bytes": "bytes in proportion to the devices' memory, in the given order",
     "time-balanced": "equal time per stage, blind to the speed of the devices",
+    "speed-proportional": "work in proportion to the devices' speed, in the given order",
+    "greedy": "devices of a kind side by side, each filled up to the least time limit that works",
+    "chain-dp": "the dynamic program alone, without integer programs and their bound",
     "single-device": "the whole model on the best single device",
 }
 
@@ -112,16 +175,29 @@ def evaluate_baseline(
     options = []
     for candidate in candidates:
         for schedule in schedules(job):
-            boundaries = BASELINES[method](candidate, cluster, job, schedule)
-            devices = cluster.devices[: len(boundaries) - 1]
-            linked = all(link_between(cluster, *pair) for pair in pairwise(devices))
-            if linked and job.stages in (None, len(devices)):
-                layout = Layout(
-                    num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
-                    devices=tuple(device.name for device in devices),
-                )
-                options.append(evaluate(candidate, cluster, job, layout))
-    return min(options, key=lambda option: (bool(option.misfit), *rank(option, job)), default=None)
+            for layout in _layouts(method, candidate, cluster, job, schedule):
+                devices = [cluster.device(name) for name in layout.devices]
+                linked = all(link_between(cluster, *pair) for pair in pairwise(devices))
+                if linked and job.stages in (None, layout.num_stages):
+                    options.append(evaluate(candidate, cluster, job, layout))
+    fitting = [option for option in options if not option.misfit]
+    return min(fitting, key=lambda option: rank(option, job)) if fitting else options[0] if options else None
+
+
+def _layouts(
+    method: Method, candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName
+) -> list[Layout]:
+    if method == "greedy":
+        return greedy_layouts(candidate, cluster, job, schedule)
+    if method == "chain-dp":
+        instance = build_instance(candidate, cluster, job, schedule)
+        path = best_path(instance)
+        return [layout_of(instance, path, schedule)] if path else []
+    boundaries = BASELINES[method](candidate, cluster, job, schedule)
+    return [Layout(
+        num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
+        devices=tuple(device.name for device in cluster.devices[: len(boundaries) - 1]),
+    )]
 
 
 def best_single_device(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> Option:

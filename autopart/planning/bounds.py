@@ -126,8 +126,9 @@ def prove(
         if effort.left_seconds() <= 0:
             return search.certify(open_bound, closed=False)
         useful = priced.through < max(search.cutoff, priced.bound * (1 + 1e-9))
-        solution = _solve(search, arcs.keep(useful))
+        solution = _solve(search, arcs.keep(useful), priced.bound)
         if solution.outcome == "unknown":
+            search.meet(solution.path, np.flatnonzero(below)[useful].tolist())
             return search.certify(open_bound, closed=False)
         # paths with an arc that was left out cost at least the cutoff
         sum_bound = min(solution.objective_bound, search.cutoff)
@@ -139,10 +140,16 @@ def prove(
         search.threshold = min(search.threshold, search.lower(sum_bound))
 
 
-def _solve(search: _Search, arcs: Arcs) -> Solution:
+SHARE_OF_GAP = 0.25
+"""of the allowed gap, that a single program may leave open"""
+
+
+def _solve(search: _Search, arcs: Arcs, sum_bound: float) -> Solution:
+    allowed = SHARE_OF_GAP * search.effort.gap * search.target / max(sum_bound, 1e-300)
     solution = solve_path(
         search.instance, arcs, at_least=search.at_least, solver=search.effort.solver,
         time_limit_seconds=max(search.effort.left_seconds(), 0.1), clock=search.effort.clock,
+        gap=min(allowed, 0.01) if math.isfinite(allowed) else 0.0,
     )
     search.num_programs += 1
     search.solver = solution.solver if solution.solver != "none" else search.solver

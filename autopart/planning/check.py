@@ -7,10 +7,12 @@ memory is taken from the facts of each stage.
 from __future__ import annotations
 
 import math
+from itertools import combinations
 
 from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.planning.parallel import Way, gradient_seconds, layer_times, shared_facts
 from autopart.planning.simulate import simulate, warmup
-from autopart.schema.device import Device
+from autopart.schema.device import Device, Link
 from autopart.schema.graph import Graph
 from autopart.schema.plan import Plan, Stage
 from autopart.schema.problem import Candidate
@@ -33,6 +35,7 @@ def check(plan: Plan, candidate: Candidate) -> None:
     """
     boundaries = _check_layers(plan, candidate)
     _check_devices(plan)
+    _check_wishes(plan)
     for stage, first, last in zip(plan.stages, boundaries, boundaries[1:], strict=False):
         _check_times(plan, candidate, stage, first, last)
         _check_memory(plan, candidate, stage, first, last)
@@ -77,20 +80,54 @@ def _check_devices(plan: Plan) -> None:
     _require(plan.job.stages in (None, len(plan.stages)), f"{plan.job.stages} stages were asked for")
 
 
+def _check_wishes(plan: Plan) -> None:
+    """Pins, bans and layers that stay together, by name; simpler methods do not know them."""
+    if plan.job.method != "optimal":
+        return
+
+    def stages_of(name: str) -> list[Stage]:
+        return [s for s in plan.stages if any(n == name or n.startswith(f"{name}.") for n in s.layers)]
+
+    for name, device in plan.job.pins:
+        _require(all(device in stage.devices for stage in stages_of(name)), f"{name} is not on {device}")
+    for name, device in plan.job.forbidden:
+        _require(not any(device in stage.devices for stage in stages_of(name)), f"{name} is on {device}")
+    for names in plan.job.together:
+        found = {stage.index for name in names for stage in stages_of(name)}
+        _require(len(found) == 1, f"{', '.join(names)} are in stages {sorted(found)}")
+
+
 def _device(plan: Plan, stage: Stage) -> Device:
-    _require(len(stage.devices) == 1, f"stage {stage.index} has several devices")
+    """The stage's first device; the others are its like."""
     return plan.cluster.device(stage.devices[0])
 
 
-def _check_times(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
-    device = _device(plan, stage)
-    kind = candidate.profile.kind(device.kind)
-    training = plan.job.mode == "train"
+def _way(stage: Stage) -> Way:
+    return Way(tensor=stage.tensor_parallel, data=stage.data_parallel, recompute=stage.recompute)
+
+
+def _inside(plan: Plan, stage: Stage) -> Link | None:
+    """The link of a stage's devices, which are of one kind and all joined by equal ones."""
+    devices = [plan.cluster.device(name) for name in stage.devices]
     where = f"stage {stage.index}"
-    _same(f"{where} forward", stage.forward_seconds, math.fsum(kind.forward_seconds[first:last]) / device.speed)
-    backward = math.fsum(kind.backward_seconds[first:last]) / device.speed if training else 0.0
-    _same(f"{where} backward", stage.backward_seconds, backward)
-    update = math.fsum(kind.optimizer_seconds[first:last]) / device.speed if training else 0.0
+    _require(len(devices) == _way(stage).width, f"{where}: {len(devices)} devices for {_way(stage)}")
+    figures = {(device.kind, device.speed, device.memory_bytes) for device in devices}
+    _require(len(figures) == 1, f"{where}: its devices differ: {figures}")
+    links = [plan.cluster.link(one, other) for one, other in combinations(devices, 2)]
+    rates = {(link.latency_seconds, link.bandwidth_bytes_per_second) for link in links}
+    _require(len(rates) <= 1, f"{where}: the links between its devices differ")
+    return links[0] if links else None
+
+
+def _check_times(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
+    training = plan.job.mode == "train"
+    where, way, inside = f"stage {stage.index}", _way(stage), _inside(plan, stage)
+    times = layer_times(candidate, _device(plan, stage), inside, way, training=training)
+    _same(f"{where} forward", stage.forward_seconds, math.fsum(times.forward[first:last]))
+    _same(f"{where} backward", stage.backward_seconds, math.fsum(times.backward[first:last]))
+    update = math.fsum(times.optimizer[first:last])
+    if training:
+        update += gradient_seconds(inside, way, stage_facts(candidate.graph, first, last).trainable)
     partners, exchange = _exchange(plan, candidate.graph, stage.index) if training else ((), 0.0)
     _same(f"{where} optimizer", stage.optimizer_seconds, update + exchange)
     _require(stage.exchanges_with == partners, f"{where}: exchanges with {partners}, not {stage.exchanges_with}")
@@ -125,7 +162,8 @@ def _check_memory(plan: Plan, candidate: Candidate, stage: Stage, first: int, la
     device = _device(plan, stage)
     rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches)
     found = stage_memory(
-        stage_facts(candidate.graph, first, last), rules, num_in_flight(rules, len(plan.stages), stage.index)
+        shared_facts(stage_facts(candidate.graph, first, last), _way(stage)), rules,
+        num_in_flight(rules, len(plan.stages), stage.index),
     )
     where = f"stage {stage.index}"
     _require(stage.memory == found, f"{where}: memory is {found}, not {stage.memory}")

@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.planning.parallel import ALONE, Way, gradient_seconds, layer_times, shared_facts
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, ScheduleName
@@ -25,6 +26,11 @@ class Layout:
     schedule: ScheduleName
     boundaries: tuple[int, ...]
     devices: tuple[str, ...]
+    """of a stage on several devices the first"""
+    ways: tuple[Way, ...] = ()
+    """() if every stage runs on one device, and none recomputes"""
+    others: tuple[tuple[str, ...], ...] = ()
+    """per stage, its devices but the first; () if all have one"""
 
     def __post_init__(self) -> None:
         assert len(self.boundaries) == len(self.devices) + 1, "a stage per device"
@@ -34,6 +40,19 @@ class Layout:
     def num_stages(self) -> int:
         """Number of stages."""
         return len(self.devices)
+
+    def way(self, index: int) -> Way:
+        """How a stage is run."""
+        return self.ways[index] if self.ways else ALONE
+
+    def devices_of(self, index: int) -> tuple[str, ...]:
+        """All devices of a stage."""
+        return (self.devices[index], *(self.others[index] if self.others else ()))
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """All devices of all stages."""
+        return tuple(name for index in range(self.num_stages) for name in self.devices_of(index))
 
     @property
     def stages(self) -> tuple[tuple[int, int, str], ...]:
@@ -91,25 +110,24 @@ def _stage_cost(
     exchanges: dict[tuple[int, int], float],
 ) -> StageCost:
     first, last, name = layout.stages[index]
-    device = cluster.device(name)
-    kind = candidate.profile.kind(device.kind)
+    device, way = cluster.device(name), layout.way(index)
+    inside = None if way.width == 1 else link_between(cluster, device, cluster.device(layout.devices_of(index)[1]))
+    times = layer_times(candidate, device, inside, way, training=rules.training)
     receive = back = 0.0
     if index:
         receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first)
-    training = rules.training
+    facts = stage_facts(candidate.graph, first, last)
+    once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
     return StageCost(
-        forward_seconds=sum(kind.forward_seconds[first:last]) / device.speed,
-        backward_seconds=sum(kind.backward_seconds[first:last]) / device.speed if training else 0.0,
+        forward_seconds=sum(times.forward[first:last]),
+        backward_seconds=sum(times.backward[first:last]),
         receive_seconds=receive,
-        return_seconds=back if training else 0.0,
+        return_seconds=back if rules.training else 0.0,
         optimizer_seconds=(
-            sum(kind.optimizer_seconds[first:last]) / device.speed
-            + sum(seconds for pair, seconds in exchanges.items() if index in pair)
-        ) if training else 0.0,
+            sum(times.optimizer[first:last]) + once + gradient_seconds(inside, way, facts.trainable)
+        ) if rules.training else 0.0,
         exchanges_with=tuple(sorted(sum(pair) - index for pair in exchanges if index in pair)),
-        memory=stage_memory(
-            stage_facts(candidate.graph, first, last), rules, num_in_flight(rules, layout.num_stages, index)
-        ),
+        memory=stage_memory(shared_facts(facts, way), rules, num_in_flight(rules, layout.num_stages, index)),
         capacity_bytes=device.memory_bytes,
     )
 

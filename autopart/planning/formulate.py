@@ -4,14 +4,15 @@ Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at bound
 
     minimise  sum of weight_a x_a                                         S(b): arcs with stage time >= b are left out
     C1        sum of x_a over arcs from the source = 1
-    C2[k,g]   sum of x_a into node (k, g) = sum of x_a out of it
+    C2[k,h]   sum of x_a into node (k, h) = sum of x_a out of it          h: link class
     C3        sum of x_a over arcs into the end = 1
-    C4[g]     sum of x_a on group g <= devices of g
+    C4[g]     sum of r_a x_a on group g <= devices of g                   r_a: devices of the stage
     C5        sum of x_a = number of stages, if it is prescribed
     C8        sum of x_a <= M, 1F1B only
     C6[l]     N[l+1] + 1 <= sum of Q_a x_a over arcs a that cover item l  1F1B memory, with
               N[l] = N[l+1] + sum of x_a over arcs that start at l        C6n[l]
-    C7[g]     sum of x_a on group g >= devices of g that must be used
+    C7[g]     sum of r_a x_a on group g >= devices of g that must be used
+    C9        sum of r_a price_g x_a <= budget                            objectives memory and cost, rent limits
 """
 
 from __future__ import annotations
@@ -23,30 +24,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import pulp
 
 from autopart.planning.arcs import Arcs, Instance
 from autopart.planning.chain import Path
+from autopart.planning.portfolio import race
 from autopart.schema.job import SolverName
 
 __all__ = ["Solution", "solve_path"]
 
 Outcome = Literal["optimal", "infeasible", "unknown"]
 
-OUTCOMES: dict[int, Outcome] = {
-    pulp.LpSolutionOptimal: "optimal",
-    pulp.LpSolutionInfeasible: "infeasible",
-    pulp.LpSolutionIntegerFeasible: "unknown",
-    pulp.LpSolutionNoSolutionFound: "unknown",
-    pulp.LpSolutionUnbounded: "unknown",
-}
-"""PuLP's sol_status; its status says 'Optimal' after a time limit as well and is not read"""
-
 SOLVER_TOLERANCE = 1e-6
 """what a solver's 'optimal' may be off by, relative; the bound allows for it"""
-
-LATE = 0.8
-"""CBC has called feasible programs infeasible as its time ran out: past this share of it nothing is believed"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,27 +46,12 @@ class Solution:
 
     outcome: Outcome
     path: Path
-    """indices of the chosen arcs in order; () unless optimal"""
+    """indices of the chosen arcs in order; () if none was found"""
     objective_bound: float
     """no path has a smaller sum of weights; inf if infeasible, -inf if unknown"""
     solver: str
     remark: str
-    """why another solver than the first was asked, else empty"""
-
-
-def _cbc(time_limit_seconds: float) -> Any:
-    return pulp.PULP_CBC_CMD(msg=False, threads=1, timeLimit=time_limit_seconds, gapRel=0.0, options=["randomSeed 1"])
-
-
-def _highs(time_limit_seconds: float) -> Any:
-    return pulp.HiGHS(
-        msg=False, threads=1, timeLimit=time_limit_seconds, gapRel=0.0, random_seed=1, mip_feasibility_tolerance=1e-7
-    )
-
-
-SOLVERS: dict[str, Callable[[float], Any]] = {"cbc": _cbc, "highs": _highs}
-
-ORDERS: dict[SolverName, tuple[str, ...]] = {"auto": ("cbc", "highs"), "cbc": ("cbc",), "highs": ("highs",)}
+    """what other solvers failed to answer, else empty"""
 
 
 @contextmanager
@@ -89,45 +65,49 @@ def _pulp_notes_off() -> Iterator[None]:
 
 def solve_path(
     instance: Instance, arcs: Arcs, *, at_least: tuple[int, ...] | None, solver: SolverName,
-    time_limit_seconds: float, clock: Callable[[], float],
+    time_limit_seconds: float, clock: Callable[[], float], gap: float = 0.0,
 ) -> Solution:
-    """S(b) over the arcs given: the least sum of weights of a path that keeps counts and memory, with its path."""
+    """S(b) over the arcs given: the least sum of weights of a path that keeps counts and memory, with its path.
+
+    A path that is found is followed arc by arc before it is believed; with ``gap`` it may be so much above the bound.
+    """
     if not len(arcs):
         return Solution(outcome="infeasible", path=(), objective_bound=math.inf, solver="none", remark="")
-    remark = ""
-    started = clock()
-    for name in ORDERS[solver]:
-        left = max(time_limit_seconds - (clock() - started), 1.0)
-        begun = clock()
-        with _pulp_notes_off():
-            problem, chosen = _formulate(instance, arcs, at_least)
-            try:
-                problem.solve(SOLVERS[name](left))
-            except pulp.PulpSolverError as error:
-                remark = f"{name} failed: {str(error).splitlines()[0]}"
-                continue
-        outcome = OUTCOMES[problem.sol_status]
-        late = clock() - begun >= LATE * left
-        if outcome == "infeasible" and not late:
-            return Solution(outcome=outcome, path=(), objective_bound=math.inf, solver=name, remark=remark)
-        if outcome == "optimal" and (path := _path(instance, arcs, chosen)):
-            total = float(arcs.weight[list(path)].sum()) * (1 - SOLVER_TOLERANCE)
-            return Solution(outcome=outcome, path=path, objective_bound=total, solver=name, remark=remark)
-        remark = f"{name} gave no answer in {left:.1f} s"
-    return Solution(outcome="unknown", path=(), objective_bound=-math.inf, solver=ORDERS[solver][-1], remark=remark)
+    with _pulp_notes_off():
+        problem = _formulate(instance, arcs, at_least)
+        answer, given = race(
+            problem, solver, time_limit_seconds=time_limit_seconds, gap=gap, clock=clock,
+            accept=lambda each: each.word == "infeasible"
+            or (each.word == "optimal" and bool(_path(instance, arcs, each.values))),
+        )
+    silent = [each.solver for each in given if each is not answer]
+    remark = f"{' and '.join(silent)} gave no answer in {time_limit_seconds:.1f} s" if silent else ""
+    if answer is None:
+        paths = [path for each in given if (path := _path(instance, arcs, each.values))]
+        best = min(paths, key=lambda path: float(arcs.weight[list(path)].sum()), default=())
+        return Solution(
+            outcome="unknown", path=best, objective_bound=-math.inf, solver=given[-1].solver, remark=remark
+        )
+    if answer.word == "infeasible":
+        return Solution(outcome="infeasible", path=(), objective_bound=math.inf, solver=answer.solver, remark=remark)
+    path = _path(instance, arcs, answer.values)
+    total = float(arcs.weight[list(path)].sum()) / (1 + gap) * (1 - SOLVER_TOLERANCE)
+    return Solution(outcome="optimal", path=path, objective_bound=total, solver=answer.solver, remark=remark)
 
 
-def _path(instance: Instance, arcs: Arcs, chosen: list[Any]) -> Path:
-    """The chosen arcs in order, or () if what the solver calls a solution is no path."""
-    picked = [index for index, variable in enumerate(chosen) if (variable.value() or 0.0) > 0.5]
+def _path(instance: Instance, arcs: Arcs, names: tuple[str, ...]) -> Path:
+    """The chosen arcs in order, or () if what the solver calls a solution is no path or takes too many devices."""
+    picked = [int(name[2:]) for name in names if name.startswith("x_")]
     path = tuple(sorted(picked, key=lambda index: int(arcs.first[index])))
-    nodes = [(0, instance.num_groups), *((int(arcs.last[index]), int(arcs.group[index])) for index in path)]
+    nodes = [(0, instance.num_classes), *((int(arcs.last[index]), int(arcs.after[index])) for index in path)]
     starts = [(int(arcs.first[index]), int(arcs.before[index])) for index in path]
-    return path if nodes[:-1] == starts and nodes[-1][0] == instance.end else ()
+    used = np.bincount(arcs.group[picked], weights=arcs.width[picked], minlength=instance.num_groups)
+    fits = bool((used <= np.asarray(instance.counts)).all())
+    return path if nodes[:-1] == starts and nodes[-1][0] == instance.end and fits else ()
 
 
-def _formulate(instance: Instance, arcs: Arcs, at_least: tuple[int, ...] | None) -> tuple[Any, list[Any]]:
-    """The program and its arc variables, in the order of the arcs."""
+def _formulate(instance: Instance, arcs: Arcs, at_least: tuple[int, ...] | None) -> Any:
+    """The program; variable x_a is arc a."""
     problem = pulp.LpProblem("path", pulp.LpMinimize)
     x = [pulp.LpVariable(f"x_{index}", cat="Binary") for index in range(len(arcs))]
     unit = 1000.0 / max(float(arcs.weight.max()), 1e-300)
@@ -137,20 +117,21 @@ def _formulate(instance: Instance, arcs: Arcs, at_least: tuple[int, ...] | None)
     most_needed = min(instance.num_microbatches, instance.num_devices)
     if instance.schedule == "1f1b" and (arcs.most_in_flight < most_needed).any():
         _memory_rows(problem, instance, arcs, x)
-    return problem, x
+    return problem
 
 
 def _expression(variables: list[Any], coefficients: list[float] | None = None) -> Any:
     """LpAffineExpression from pairs: six times faster than lpSum."""
-    return pulp.LpAffineExpression(list(zip(variables, coefficients or [1.0] * len(variables), strict=True)))
+    ones = [1.0] * len(variables)
+    return pulp.LpAffineExpression(list(zip(variables, ones if coefficients is None else coefficients, strict=True)))
 
 
 def _flow_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> None:
     begin: list[Any] = []
     finish: list[Any] = []
     nodes: dict[tuple[int, int], tuple[list[Any], list[float]]] = {}
-    rows = zip(arcs.first.tolist(), arcs.last.tolist(), arcs.group.tolist(), arcs.before.tolist(), x, strict=True)
-    for first, last, group, before, variable in rows:
+    rows = zip(arcs.first.tolist(), arcs.last.tolist(), arcs.after.tolist(), arcs.before.tolist(), x, strict=True)
+    for first, last, after, before, variable in rows:
         if first == 0:
             begin.append(variable)
         else:
@@ -158,10 +139,10 @@ def _flow_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> No
         if last == instance.end:
             finish.append(variable)
         else:
-            _append(nodes, (last, group), variable, 1.0)
+            _append(nodes, (last, after), variable, 1.0)
     problem.addConstraint(_expression(begin) == 1, "C1")
-    for (boundary, group), (variables, signs) in sorted(nodes.items()):
-        problem.addConstraint(_expression(variables, signs) == 0, f"C2_{boundary}_{group}")
+    for (boundary, link_class), (variables, signs) in sorted(nodes.items()):
+        problem.addConstraint(_expression(variables, signs) == 0, f"C2_{boundary}_{link_class}")
     problem.addConstraint(_expression(finish) == 1, "C3")
 
 
@@ -175,14 +156,18 @@ def _append(
 
 def _count_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any], at_least: tuple[int, ...]) -> None:
     for group, count in enumerate(instance.counts):
-        on_group = [x[index] for index in (arcs.group == group).nonzero()[0].tolist()]
-        problem.addConstraint(_expression(on_group) <= count, f"C4_{group}")
+        chosen = (arcs.group == group).nonzero()[0]
+        on_group = _expression([x[index] for index in chosen.tolist()], arcs.width[chosen].astype(float).tolist())
+        problem.addConstraint(on_group <= count, f"C4_{group}")
         if at_least[group]:
-            problem.addConstraint(_expression(on_group) >= at_least[group], f"C7_{group}")
+            problem.addConstraint(on_group >= at_least[group], f"C7_{group}")
     if instance.num_stages is not None:
         problem.addConstraint(_expression(x) == instance.num_stages, "C5")
     if instance.most_stages < sum(instance.counts):
         problem.addConstraint(_expression(x) <= instance.most_stages, "C8")
+    if instance.prices:
+        paid = np.asarray(instance.prices)[arcs.group] * arcs.width / max(instance.budget, 1e-300)
+        problem.addConstraint(_expression(x, paid.tolist()) <= 1 + 1e-9, "C9")
 
 
 def _memory_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopart.schema.device import Cluster, Device, Link
 
-__all__ = ["Group", "group_devices", "link_between", "links_within"]
+__all__ = ["Group", "group_devices", "link_between", "link_classes", "links_within"]
+
+Terms = tuple[float, float] | None
+"""latency and bandwidth of a link; None: not connected"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +18,11 @@ class Group:
     """Interchangeable devices, in the order of the cluster."""
 
     devices: tuple[Device, ...]
+
+    @staticmethod
+    def of(devices: Sequence[Device]) -> Group:
+        """The group of these devices."""
+        return Group(devices=tuple(devices))
 
     @property
     def size(self) -> int:
@@ -34,40 +43,57 @@ def link_between(cluster: Cluster, one: Device, other: Device) -> Link | None:
         return None
 
 
-def _speaks_like(cluster: Cluster, one: Device, other: Device, third: Device) -> bool:
-    first, second = link_between(cluster, one, third), link_between(cluster, other, third)
-    if first is None or second is None:
-        return first is second
-    return (first.latency_seconds, first.bandwidth_bytes_per_second) == (
-        second.latency_seconds, second.bandwidth_bytes_per_second,
+def group_devices(cluster: Cluster, apart: frozenset[str] = frozenset()) -> tuple[Group, ...]:
+    """The groups of a cluster, in the order of their first devices; devices named in ``apart`` are alone in theirs.
+
+    Two devices are in one group if swapping them changes nothing: same kind, speed, memory and rent, and the same link
+    to every third device.  That is an equivalence (twins of a graph), so comparing with one member suffices, and all
+    pairs inside a group have the same link.
+    """
+    alike = _alike_by_rules(cluster, apart)
+    links = links_within(cluster, tuple(Group.of(members) for members in alike))
+    terms = [[_terms(link) for link in row] for row in links]
+    merged: list[list[int]] = []
+    for number, members in enumerate(alike):
+        for other in merged:
+            if members[0].name not in apart and _are_twins(alike, terms, other[0], number):
+                other.append(number)
+                break
+        else:
+            merged.append([number])
+    position = {device.name: index for index, device in enumerate(cluster.devices)}
+    return tuple(
+        Group.of(sorted((d for number in numbers for d in alike[number]), key=lambda d: position[d.name]))
+        for numbers in merged
     )
 
 
-def _interchangeable(cluster: Cluster, one: Device, other: Device) -> bool:
-    if (one.kind, one.speed, one.memory_bytes, one.backend) != (
-        other.kind, other.speed, other.memory_bytes, other.backend,
-    ):
-        return False
-    rest = (device for device in cluster.devices if device not in (one, other))
-    return all(_speaks_like(cluster, one, other, third) for third in rest)
-
-
-def group_devices(cluster: Cluster) -> tuple[Group, ...]:
-    """The groups of a cluster, in the order of their first devices.
-
-    Two devices are in one group if swapping them changes nothing: same kind, speed and memory, and the same link to
-    every third device.  That is an equivalence (twins of a graph), so comparing with one member suffices, and all
-    pairs inside a group have the same link.
-    """
-    members: list[list[Device]] = []
+def _alike_by_rules(cluster: Cluster, apart: frozenset[str]) -> list[list[Device]]:
+    """Devices that no link rule can tell apart: same figures, same node, not named by a rule."""
+    named = {end for link in cluster.links if link.level == "device" for end in link.ends} | apart
+    buckets: dict[tuple[object, ...], list[Device]] = {}
     for device in cluster.devices:
-        for group in members:
-            if _interchangeable(cluster, group[0], device):
-                group.append(device)
-                break
-        else:
-            members.append([device])
-    return tuple(Group(devices=tuple(group)) for group in members)
+        key = (*_figures(device), device.node, device.name if device.name in named else "")
+        buckets.setdefault(key, []).append(device)
+    return list(buckets.values())
+
+
+def _figures(device: Device) -> tuple[object, ...]:
+    return (device.kind, device.speed, device.memory_bytes, device.backend, device.rent_usd_per_hour)
+
+
+def _are_twins(alike: Sequence[Sequence[Device]], terms: list[list[Terms]], one: int, other: int) -> bool:
+    """Whether the devices of two sets may be swapped: same figures, and same links to all third devices."""
+    if _figures(alike[one][0]) != _figures(alike[other][0]):
+        return False
+    between = terms[one][other]
+    inside = all(terms[k][k] == between for k in (one, other) if len(alike[k]) > 1)
+    rest = (k for k in range(len(alike)) if k not in (one, other))
+    return inside and all(terms[one][k] == terms[other][k] for k in rest)
+
+
+def _terms(link: Link | None) -> Terms:
+    return None if link is None else (link.latency_seconds, link.bandwidth_bytes_per_second)
 
 
 def links_within(cluster: Cluster, groups: tuple[Group, ...]) -> tuple[tuple[Link | None, ...], ...]:
@@ -79,3 +105,26 @@ def _group_link(cluster: Cluster, source: Group, target: Group) -> Link | None:
     if source is target:
         return link_between(cluster, source.devices[0], source.devices[1]) if source.size > 1 else None
     return link_between(cluster, source.device, target.device)
+
+
+def link_classes(
+    groups: tuple[Group, ...], links: tuple[tuple[Link | None, ...], ...]
+) -> tuple[int, ...]:
+    """Class of every group; the link of a lone device to its own kind does not exist and matches any."""
+    rows: list[list[tuple[float, float] | str | None]] = []
+    classes = []
+    for number, group in enumerate(groups):
+        row: list[tuple[float, float] | str | None] = [
+            "any" if other == number and group.size == 1
+            else None if link is None else (link.latency_seconds, link.bandwidth_bytes_per_second)
+            for other, link in enumerate(links[number])
+        ]
+        for index, known in enumerate(rows):
+            if all(one == other or "any" in (one, other) for one, other in zip(known, row, strict=True)):
+                rows[index] = [other if one == "any" else one for one, other in zip(known, row, strict=True)]
+                classes.append(index)
+                break
+        else:
+            classes.append(len(rows))
+            rows.append(row)
+    return tuple(classes)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from autopart.schema.graph import Graph
+from autopart.schema.graph import Graph, Value
 from autopart.schema.job import Job, Optimizer, ScheduleName
 from autopart.schema.plan import Memory
 
@@ -71,6 +71,12 @@ class StageFacts:
     outgoing_gradient: Bytes
     is_first: Any
     is_last: Any
+    inputs: Bytes = 0
+    """what crosses the beginning of every layer, in all: kept instead of ``saved`` where stages recompute"""
+    largest_saved: Bytes = 0
+    """of one layer"""
+    recomputed: Bytes = 0
+    """``largest_saved`` where stages recompute: the activations of one layer come back at a time"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,9 +104,11 @@ class MemoryTerms:
 
 
 def num_in_flight(rules: Rules, num_stages: int, index: int) -> int:
-    """Micro-batches whose activations a stage keeps at once (Schedule1F1B: warm-up min(M, S - s); else all M)."""
+    """Micro-batches whose activations a stage keeps at once (1F1B: min(M, S - s); ZB1P: min(M, S); else M)."""
     if rules.training and rules.schedule == "1f1b":
         return min(rules.num_microbatches, num_stages - index)
+    if rules.training and rules.schedule == "zero-bubble":
+        return min(rules.num_microbatches, num_stages)
     return rules.num_microbatches
 
 
@@ -127,7 +135,9 @@ def memory_terms(facts: StageFacts, rules: Rules) -> MemoryTerms:
         # the last stage's outputs are saved once more by the loss (log-softmax of the logits)
         per_microbatch=facts.saved + facts.kept * inner + facts.outgoing_gradient * last,
         # the gradients of a layer's values are as large as the values; a weight's new gradient is built, then added
-        workspace=2 * facts.largest_peak + (facts.largest_trainable if num > 1 else facts.largest_tied),
+        workspace=(
+            2 * facts.largest_peak + facts.recomputed + (facts.largest_trainable if num > 1 else facts.largest_tied)
+        ),
         update=np.maximum(temporaries, facts.largest_tied),
         communication=received + gradients,
     )
@@ -155,7 +165,14 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
         outgoing_gradient=sum(value.bytes for value in leaving if value.differentiable),
         is_first=first == 0,
         is_last=last == len(graph.layers),
+        inputs=sum(value.bytes * _num_inside(value, first, last) for value in graph.values),
+        largest_saved=max(layer.saved_bytes for layer in layers),
     )
+
+
+def _num_inside(value: Value, first: int, last: int) -> int:
+    """How many of the layers first .. last - 1 begin while the value is needed."""
+    return max(0, min(last - 1, value.consumers[-1]) - max(first, value.producer + 1) + 1)
 
 
 def stage_memory(facts: StageFacts, rules: Rules, in_flight: int) -> Memory:

@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 from autopart.planning.arcs import Instance, build_instance
 from autopart.planning.bounds import Certificate, Effort, prove
 from autopart.planning.chain import Path, best_path, is_exact
+from autopart.planning.incumbent import bracket
 from autopart.planning.options import Option, evaluate, layout_of, schedules
+from autopart.planning.refine import exact_certificate, refined
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -65,11 +67,20 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
     return [build_instance(candidate, cluster, job, schedule) for schedule in allowed]
 
 
+WIDE_TOLERANCE = 5e-3
+"""by which a path over groups of devices has to be better for the dynamic program to go on: programs follow it"""
+
+
+def _start(instance: Instance) -> Path:
+    """A good path to start from, or ()."""
+    return best_path(instance, tolerance=1e-6 if instance.widest == 1 and not instance.merged else WIDE_TOLERANCE)
+
+
 def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
     """Whether any plan of the candidate fits."""
     instances = [replace(instance, repeats=0) for instance in instances_of(candidate, cluster, job)]
     return any(
-        bool(best_path(each)) or (not is_exact(each.counts) and bool(prove(each, math.inf, effort).path))
+        bool(best_path(each)) or (not is_exact(each.counts, each.widest) and bool(prove(each, math.inf, effort).path))
         for each in instances
     )
 
@@ -83,7 +94,7 @@ def find_optimum(
     found: list[list[Option]] = []
     for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        found.append(options_of(candidate, cluster, job, instance, best_path(instance)))
+        found.append(options_of(candidate, cluster, job, instance, _start(instance)))
     best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
     options = [option for each in found for option in each]
     certificates: list[Certificate] = []
@@ -91,7 +102,17 @@ def find_optimum(
         progress("planning", len(problems) + done, num_steps)
         candidate, instance = problems[index]
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
-        certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
+        if instance.widest > 1:
+            narrowed = bracket(instance, incumbent, effort)
+            instance = replace(instance, floor_seconds=narrowed.floor_seconds)
+            options += options_of(candidate, cluster, job, instance, narrowed.path)
+            incumbent = min((option.objective_seconds for option in options), default=math.inf)
+        exact = None
+        if instance.merged and instance.repeats and math.isfinite(incumbent):
+            instance = refined(candidate, cluster, job, instance, incumbent)
+            problems[index] = (candidate, instance)
+            exact = exact_certificate(instance, incumbent, effort.gap / 2, effort)
+        certificate = exact or prove(instance, incumbent, effort, at_least_one_program=not done)
         certificates.append(certificate)
         options += options_of(candidate, cluster, job, instance, certificate.path)
     progress("planning", num_steps, num_steps)
@@ -102,13 +123,16 @@ def _collect(options: list[Option], instances: list[Instance], certificates: lis
     closed = all(certificate.closed for certificate in certificates)
     merged = any(instance.merged for instance in instances)
     over = "cuts between items of merged layers" if merged else "all legal cuts"
-    method = "threshold path programs" if closed else "device prices and fractional balance (time limit)"
+    exact = all(certificate.solver == "exact dynamic program" for certificate in certificates)
+    proven = "threshold dynamic program" if exact else "threshold path programs"
+    unfinished = f"{proven}, not finished" if exact else "device prices and fractional balance (time limit)"
+    method = proven if closed else unfinished
     return Optimum(
         options=tuple(options),
         bound_seconds=min(certificate.bound_seconds for certificate in certificates),
         bound=f"{method} over {over}",
         closed=closed,
-        solver="+".join(sorted({c.solver for c in certificates if c.num_programs and c.solver != "none"})) or "none",
+        solver="+".join(sorted({c.solver for c in certificates if c.solver != "none"})) or "none",
         num_programs=sum(certificate.num_programs for certificate in certificates),
         remark=next((certificate.remark for certificate in certificates if certificate.remark), ""),
         merged=merged,

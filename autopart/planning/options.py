@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from autopart.planning.arcs import Instance
 from autopart.planning.chain import Path
 from autopart.planning.costs import Layout, StageCost, layout_costs, misfit, objective_seconds
-from autopart.planning.simulate import StageTimes, run_schedule
+from autopart.planning.parallel import ALONE
+from autopart.planning.simulate import StageTimes, step_seconds
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
-from autopart.schema.timeline import Timeline
 
 __all__ = ["Option", "evaluate", "layout_of", "rank", "schedules"]
 
@@ -23,7 +23,7 @@ class Option:
     candidate: Candidate
     layout: Layout
     costs: tuple[StageCost, ...]
-    timeline: Timeline
+    training: bool
     objective_seconds: float
     misfit: str
     """why it breaks a memory cap, else empty"""
@@ -31,7 +31,21 @@ class Option:
     @property
     def step_seconds(self) -> float:
         """Simulated time of one step."""
-        return self.timeline.step_seconds
+        times = tuple(
+            StageTimes(
+                forward_seconds=cost.forward_seconds, backward_seconds=cost.backward_seconds,
+                receive_seconds=cost.receive_seconds, return_seconds=cost.return_seconds,
+                optimizer_seconds=cost.optimizer_seconds, exchanges_with=cost.exchanges_with,
+            )
+            for cost in self.costs
+        )
+        return step_seconds(times, self.layout.schedule, self.layout.num_microbatches, training=self.training)
+
+    def busy_seconds(self, stage: int) -> float:
+        """Computing of one stage in a step: forward, backward and optimizer, not receiving."""
+        cost = self.costs[stage]
+        each = cost.forward_seconds + cost.backward_seconds
+        return self.layout.num_microbatches * each + cost.optimizer_seconds
 
 
 def schedules(job: Job) -> tuple[ScheduleName, ...]:
@@ -42,25 +56,17 @@ def schedules(job: Job) -> tuple[ScheduleName, ...]:
 
 
 def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -> Option:
-    """A layout's costs, simulation and objective.
+    """A layout's costs and objective; it is simulated when its step time is asked for.
 
     Raises:
         KeyError: two neighbouring stages lie on devices that no link connects.
     """
     costs = layout_costs(candidate, cluster, job, layout)
-    times = tuple(
-        StageTimes(
-            forward_seconds=cost.forward_seconds, backward_seconds=cost.backward_seconds,
-            receive_seconds=cost.receive_seconds, return_seconds=cost.return_seconds,
-            optimizer_seconds=cost.optimizer_seconds, exchanges_with=cost.exchanges_with,
-        )
-        for cost in costs
-    )
     return Option(
         candidate=candidate,
         layout=layout,
         costs=costs,
-        timeline=run_schedule(times, layout.schedule, layout.num_microbatches, training=job.mode == "train"),
+        training=job.mode == "train",
         objective_seconds=objective_seconds(costs, layout.num_microbatches, latency=job.objective == "latency"),
         misfit=misfit(costs, layout),
     )
@@ -70,15 +76,19 @@ def layout_of(instance: Instance, path: Path, schedule: ScheduleName) -> Layout:
     """The layout of a path; of a group's devices the first ones of the cluster are used, in path order."""
     arcs = instance.arcs
     next_device = [0] * instance.num_groups
-    devices = []
+    places = []
     for arc in path:
-        group = int(arcs.group[arc])
-        devices.append(instance.groups[group].devices[next_device[group]].name)
-        next_device[group] += 1
+        group, width = int(arcs.group[arc]), int(arcs.width[arc])
+        begin = next_device[group]
+        places.append(tuple(device.name for device in instance.groups[group].devices[begin : begin + width]))
+        next_device[group] += width
     boundaries = [instance.boundaries[int(arcs.first[arc])] for arc in path]
+    chosen = tuple(instance.ways[int(arcs.way[arc])] for arc in path)
+    plain = all(way == ALONE for way in chosen)
     return Layout(
         num_microbatches=instance.num_microbatches, schedule=schedule,
-        boundaries=(*boundaries, instance.boundaries[-1]), devices=tuple(devices),
+        boundaries=(*boundaries, instance.boundaries[-1]), devices=tuple(names[0] for names in places),
+        ways=() if plain else chosen, others=() if plain else tuple(names[1:] for names in places),
     )
 
 

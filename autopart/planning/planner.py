@@ -15,6 +15,7 @@ from autopart.planning.check import check
 from autopart.planning.infeasible import infeasibility
 from autopart.planning.optimum import SMALLEST_GAP, allowed_candidates, find_optimum, proof_of
 from autopart.planning.options import Option, rank
+from autopart.planning.wishes import check_wishes
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Method
@@ -40,12 +41,14 @@ def plan(
     """
     _validate(candidates, cluster, job)
     started = clock()
-    effort = _effort(job, clock)
+    effort = _effort(job, len(cluster.devices), clock)
     allowed = allowed_candidates(candidates, job)
     optimum = find_optimum(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
     rivals = _rivals(candidates, allowed, cluster, job)
-    pool = [*optimum.options, *(o for o in rivals.splits.values() if o is not None and not o.misfit)]
+    wishes = job.pins or job.forbidden or job.together
+    simpler = () if wishes and job.method == "optimal" else rivals.splits.values()
+    pool = [*optimum.options, *(o for o in simpler if o is not None and not o.misfit)]
     if not pool and not optimum.closed:
         raise InfeasibleError(
             f"no plan was found within {format_seconds(job.time_limit_seconds)}, nor was it proven that none fits; "
@@ -66,13 +69,18 @@ def plan(
     return result
 
 
-def _effort(job: Job, clock: Callable[[], float]) -> Effort:
-    """Aims at a hundredth of the gap allowed: programs close or not, a larger gap saves few of them."""
-    gap = max(job.gap / 100, SMALLEST_GAP)
+FEW_DEVICES = 8
+
+
+def _effort(job: Job, num_devices: int, clock: Callable[[], float]) -> Effort:
+    """Aims at half the gap allowed, for few devices at a hundredth: there the difference costs little time."""
+    gap = max(job.gap / (100 if num_devices <= FEW_DEVICES else 2), SMALLEST_GAP)
     return Effort(solver=job.solver, gap=gap, deadline=clock() + job.time_limit_seconds, clock=clock)
 
 
 def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> None:
+    if job.schedule in ("interleaved", "zero-bubble"):
+        raise UsageError(f"--schedule {job.schedule} can be simulated, but not be planned yet; use 1f1b or gpipe")
     if not candidates:
         raise UsageError("there is nothing to plan: no micro-batch count was traced; give --microbatches")
     if len({candidate.num_microbatches for candidate in candidates}) != len(candidates):
@@ -87,6 +95,7 @@ def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> 
                 f"not the batch of {job.batch}; trace the model for micro-batches of {job.batch / num:g}"
             )
         _validate_profile(candidate, cluster)
+    check_wishes(candidates[0].graph, cluster, job)
     if not allowed_candidates(candidates, job):
         counts = sorted(candidate.num_microbatches for candidate in candidates)
         raise UsageError(f"no candidate has {job.microbatches} micro-batches; there are {counts}")
@@ -118,8 +127,11 @@ class _Rivals:
 def _rivals(
     candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job
 ) -> _Rivals:
+    methods: list[Method] = [*BASELINES, "greedy"]
+    if job.method == "chain-dp":
+        methods.append("chain-dp")
     return _Rivals(
-        splits={method: evaluate_baseline(method, allowed, cluster, job) for method in BASELINES},
+        splits={method: evaluate_baseline(method, allowed, cluster, job) for method in methods},
         single=best_single_device(candidates, cluster, job),
     )
 

@@ -1,9 +1,14 @@
 """A step of a schedule, event by event, as torch.distributed.pipelining runs it.
 
-Each stage follows the instructions of stock ScheduleGPipe / Schedule1F1B (torch/distributed/pipelining/schedules.py):
-a receive is posted right before the compute that needs it and waited for; sends are asynchronous, except where 1F1B
-waits for the one it posted together with a receive.  A message starts when both ends have posted it, and a link
-carries one message at a time, in either direction: that is what gloo over a shaped link was measured to do.
+The order of computing is that of ``orders``.  How messages go depends on the schedule:
+
+* stock ScheduleGPipe / Schedule1F1B: a receive is posted right before the compute that needs it and waited for; sends
+  are asynchronous, except where 1F1B waits for the one it posted together with a receive;
+* torch's runtime of interleaved and zero-bubble schedules: receives are posted as soon as the sender's turn comes in
+  the lowered schedule (``_add_send_recv``) and waited for by the compute; sends are never waited for.
+
+A message starts when both ends have posted it, and a link carries one message at a time, in either direction: that is
+what gloo over a shaped link was measured to do.
 
 GPipe, two stages, two micro-batches (r: receive)::
 
@@ -15,19 +20,25 @@ For inference that gives exactly sum of (receive + forward) + (M - 1) * the larg
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from heapq import heappop, heappush
-from typing import Literal
 
+from autopart.planning.messages import DEEDS, RECEIVE, SEND, WAIT, Program, Size, programs_of
+from autopart.planning.orders import ORDERS, Deed
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
-from autopart.schema.timeline import Event, Timeline
+from autopart.schema.timeline import Event, EventKind, Timeline
 
-__all__ = ["StageTimes", "run_schedule", "simulate", "warmup"]
+__all__ = ["StageTimes", "run_schedule", "simulate", "step_seconds", "warmup"]
 
-Message = tuple[Literal["value", "gradient"], int, int]
-"""what, the sending stage, the micro-batch"""
+INPUT_SHARE = 0.5
+"""of a backward: the gradients of the inputs take one matrix product, those of the weights another one as large"""
+
+Row = tuple[int, int, int, float, float]
+"""stage, what (index into DEEDS, or one of the below), micro-batch, start, end"""
+
+VALUE, GRADIENT, UPDATE = range(len(DEEDS), len(DEEDS) + 3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,196 +53,187 @@ class StageTimes:
     exchanges_with: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Instruction:
-    """One thing a stage does: post sends, then receive or compute, then wait for sends."""
-
-    act: Literal["send", "receive", "wait", "forward", "backward"]
-    microbatch: int
-    gradient: bool = False
-
-
-def _gpipe(index: int, num_stages: int, num_microbatches: int, training: bool) -> list[Instruction]:
-    """All forwards, then all backwards; sends are waited for only at the end of each half."""
-    program: list[Instruction] = []
-    for m in range(num_microbatches):
-        program += [Instruction("receive", m), Instruction("forward", m), Instruction("send", m)]
-    program += [Instruction("wait", m) for m in range(num_microbatches)] if training else []
-    for m in range(num_microbatches if training else 0):
-        program += [Instruction("receive", m, True), Instruction("backward", m), Instruction("send", m, True)]
-    program += [Instruction("wait", m, True) for m in range(num_microbatches)] if training else []
-    return program
-
-
-def _one_forward_one_backward(
-    index: int, num_stages: int, num_microbatches: int, training: bool
-) -> list[Instruction]:
-    """S - s forwards, then backward and forward in turn, each send fused with the next receive, then the rest."""
-    assert training, "1F1B is a training schedule"
-    ahead = min(num_microbatches, num_stages - index)
-    program: list[Instruction] = []
-    for m in range(ahead):
-        program += [Instruction("receive", m), Instruction("forward", m)]
-        program += [Instruction("wait", m - 1)] if m else []
-        program += [Instruction("send", m)] if m < ahead - 1 else []
-    for m in range(num_microbatches):
-        steady = m + ahead - 1 < num_microbatches
-        fused = m + ahead - 1
-        program += [Instruction("send", fused)] if steady else []
-        program += [Instruction("receive", m, True)]
-        program += [Instruction("wait", fused)] if steady else []
-        program += [Instruction("backward", m)]
-        program += [] if steady else [Instruction("wait", m - 1, True)]
-        program += [Instruction("send", m, True)]
-        if m + ahead < num_microbatches:
-            program += [Instruction("receive", m + ahead), Instruction("wait", m, True)]
-            program += [Instruction("forward", m + ahead)]
-    return [*program, Instruction("wait", num_microbatches - 1, True)]
-
-
-PROGRAMS: dict[ScheduleName, Callable[[int, int, int, bool], list[Instruction]]] = {
-    "gpipe": _gpipe,
-    "1f1b": _one_forward_one_backward,
-}
-
-
 def warmup(schedule: ScheduleName, num_stages: int, num_microbatches: int, training: bool) -> tuple[int, ...]:
     """Forward micro-batches of every stage before its first backward; zeros for inference."""
     if not training:
         return (0,) * num_stages
     if schedule == "gpipe":
         return (num_microbatches,) * num_stages
-    return tuple(min(num_microbatches, num_stages - index) for index in range(num_stages))
+    if schedule == "1f1b":
+        return tuple(min(num_microbatches, num_stages - index) for index in range(num_stages))
+    orders = (ORDERS[schedule](rank, num_stages, 1, num_microbatches) for rank in range(num_stages))
+    return tuple([action.deed for action in order].index(_first_backward(schedule)) for order in orders)
+
+
+def _first_backward(schedule: ScheduleName) -> Deed:
+    return "input" if schedule == "zero-bubble" else "backward"
 
 
 @dataclass(slots=True)
 class _Run:
-    """The state of a simulation: clocks of stages and links, messages posted and arrived."""
+    """The state of a simulation: clocks of ranks and links, messages sent, posted and arrived (-1: not yet)."""
 
-    times: tuple[StageTimes, ...]
-    programs: list[list[Instruction]]
+    size: Size
+    programs: tuple[Program, ...]
+    seconds: list[float]
+    """of every deed of every stage, ``deed * V + stage``"""
+    travel: list[float]
+    """of a value from every stage, then of a gradient from every stage"""
     clock: list[float]
     counter: list[int]
-    link_free: list[float]
-    ready: list[tuple[float, float, Message]] = field(default_factory=list)
+    sent: list[float]
+    posted: list[float]
+    arrived: list[float]
+    link_free: dict[tuple[int, int], float] = field(default_factory=dict)
+    ready: list[tuple[float, float, int]] = field(default_factory=list)
     """heap of messages that both ends have posted, by the earliest start known for them"""
-    sent: dict[Message, float] = field(default_factory=dict)
-    posted: dict[Message, float] = field(default_factory=dict)
-    arrived: dict[Message, float] = field(default_factory=dict)
-    events: list[Event] = field(default_factory=list)
+    rows: list[Row] | None = None
+    """None: not wanted"""
 
-    def target(self, message: Message) -> int:
-        """The stage that a message goes to."""
-        return message[1] + (1 if message[0] == "value" else -1)
+    def advance(self, rank: int) -> None:
+        """Follow a rank's program until it has to wait for a message or is through."""
+        program, now, at = self.programs[rank], self.clock[rank], self.counter[rank]
+        num, num_stages = self.size.num_microbatches, self.size.num_stages
+        while at < len(program):
+            act, argument = program[at]
+            if act < SEND:
+                stage = argument // num
+                start, now = now, now + self.seconds[act * num_stages + stage]
+                if self.rows is not None:
+                    self.rows.append((stage, act, argument % num, start, now))
+            elif act == SEND:
+                self.sent[argument] = now
+                self.match(argument)
+            else:
+                if act != WAIT and self.posted[argument] < 0:
+                    self.posted[argument] = now
+                    self.match(argument)
+                if act in (RECEIVE, WAIT):
+                    if self.arrived[argument] < 0:
+                        break
+                    now = max(now, self.arrived[argument])
+            at += 1
+        self.clock[rank], self.counter[rank] = now, at
 
-    def exists(self, message: Message) -> bool:
-        """Whether there is a stage at both ends."""
-        return 0 <= message[1] < len(self.times) and 0 <= self.target(message) < len(self.times)
-
-    def match(self, message: Message) -> None:
+    def match(self, message: int) -> None:
         """Make a message ready once both ends have posted it."""
-        if message in self.sent and message in self.posted:
-            heappush(self.ready, (max(self.sent[message], self.posted[message]), self.sent[message], message))
+        sent, posted = self.sent[message], self.posted[message]
+        if sent >= 0 and posted >= 0:
+            heappush(self.ready, (max(sent, posted), sent, message))
 
     def deliver(self) -> tuple[int, ...]:
-        """Carry the message that can start first; the stages at its ends, () if there is none."""
+        """Carry the message that can start first; the ranks at its ends, () if there is none."""
+        num, num_stages = self.size.num_microbatches, self.size.num_stages
         while self.ready:
             start, sent, message = heappop(self.ready)
-            target = self.target(message)
-            downstream = max(message[1], target)
-            if self.link_free[downstream] > start:
-                heappush(self.ready, (self.link_free[downstream], sent, message))
+            gradient, sender = divmod(message // num, num_stages)
+            target = sender - 1 if gradient else sender + 1
+            one, other = sender % self.size.num_ranks, target % self.size.num_ranks
+            link = (one, other) if one < other else (other, one)
+            free = self.link_free.get(link, 0.0)
+            if free > start:
+                heappush(self.ready, (free, sent, message))
                 continue
-            times = self.times[downstream]
-            gradient = message[0] == "gradient"
-            end = start + (times.return_seconds if gradient else times.receive_seconds)
-            self.arrived[message] = self.link_free[downstream] = end
-            self.events.append(
-                Event(
-                    stage=target, kind="receive", microbatch=message[2],
-                    start_seconds=start, end_seconds=end, gradient=gradient,
-                )
-            )
-            return (message[1], target)
+            end = start + self.travel[message // num]
+            self.arrived[message] = self.link_free[link] = end
+            if self.rows is not None:
+                self.rows.append((target, GRADIENT if gradient else VALUE, message % num, start, end))
+            return (one, other)
         return ()
 
-    def step(self, stage: int) -> bool:
-        """Do a stage's next instruction; False if it has to wait for a message or is through."""
-        if self.counter[stage] == len(self.programs[stage]):
-            return False
-        instruction = self.programs[stage][self.counter[stage]]
-        if instruction.act in ("forward", "backward"):
-            self._compute(stage, instruction)
-        elif not self._communicate(stage, instruction):
-            return False
-        self.counter[stage] += 1
-        return True
-
-    def _compute(self, stage: int, instruction: Instruction) -> None:
-        times, start = self.times[stage], self.clock[stage]
-        forward = instruction.act == "forward"
-        self.clock[stage] = start + (times.forward_seconds if forward else times.backward_seconds)
-        self.events.append(
-            Event(
-                stage=stage, kind="forward" if forward else "backward", microbatch=instruction.microbatch,
-                start_seconds=start, end_seconds=self.clock[stage],
-            )
-        )
-
-    def _communicate(self, stage: int, instruction: Instruction) -> bool:
-        """Send, receive or wait; False if the message has not arrived yet."""
-        kind: Literal["value", "gradient"] = "gradient" if instruction.gradient else "value"
-        source = stage
-        if instruction.act == "receive":
-            source = stage + (1 if instruction.gradient else -1)
-        message: Message = (kind, source, instruction.microbatch)
-        if not self.exists(message):
-            return True
-        if instruction.act == "send":
-            self.sent[message] = self.clock[stage]
-            self.match(message)
-            return True
-        if instruction.act == "receive" and message not in self.posted:
-            self.posted[message] = self.clock[stage]
-            self.match(message)
-        if message not in self.arrived:
-            return False
-        self.clock[stage] = max(self.clock[stage], self.arrived[message])
-        return True
+    def finish(self) -> None:
+        """Run to the end."""
+        awake: tuple[int, ...] = tuple(range(self.size.num_ranks))
+        while awake:
+            for rank in awake:
+                self.advance(rank)
+            awake = self.deliver()
+        through = all(at == len(program) for at, program in zip(self.counter, self.programs, strict=True))
+        assert through, "the schedule deadlocks"
 
 
-def run_schedule(
-    times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool
-) -> Timeline:
-    """The timeline of one step."""
-    num_stages = len(times)
-    programs = [PROGRAMS[schedule](index, num_stages, num_microbatches, training) for index in range(num_stages)]
-    run = _Run(times, programs, [0.0] * num_stages, [0] * num_stages, [0.0] * num_stages)
-    awake: tuple[int, ...] = tuple(range(num_stages))
-    while awake:
-        for stage in awake:
-            while run.step(stage):
-                pass
-        awake = run.deliver()
-    assert all(run.counter[s] == len(programs[s]) for s in range(num_stages)), "the schedule deadlocks"
-    if training:
-        _update(run)
-    events = sorted(run.events, key=lambda event: (event.stage, event.start_seconds, event.end_seconds))
-    return Timeline(
-        num_stages=num_stages, events=tuple(events), step_seconds=max(event.end_seconds for event in events)
+def _simulate(times: tuple[StageTimes, ...], schedule: ScheduleName, size: Size, *, record: bool) -> _Run:
+    num_stages, num_messages = len(times), 2 * len(times) * size.num_microbatches
+    halves = [INPUT_SHARE if index else 0.0 for index in range(num_stages)]  # torch: the first stage has no input half
+    run = _Run(
+        size=size,
+        programs=programs_of(schedule, size),
+        seconds=[
+            *(t.forward_seconds for t in times), *(t.backward_seconds for t in times),
+            *(t.backward_seconds * half for t, half in zip(times, halves, strict=True)),
+            *(t.backward_seconds * (1 - half) for t, half in zip(times, halves, strict=True)),
+        ],
+        travel=[*(t.receive_seconds for t in times[1:]), 0.0, *(t.return_seconds for t in times)],
+        clock=[0.0] * size.num_ranks, counter=[0] * size.num_ranks,
+        sent=[-1.0] * num_messages, posted=[-1.0] * num_messages, arrived=[-1.0] * num_messages,
+        rows=[] if record else None,
+    )
+    run.finish()
+    return run
+
+
+def _updates(run: _Run, times: tuple[StageTimes, ...]) -> list[Row]:
+    """The optimizers; stages that share a tied weight wait for one another first."""
+    if not run.size.training:
+        return []
+    num_ranks = run.size.num_ranks
+    through = list(run.clock)
+    rows: list[Row] = []
+    for stage, each in enumerate(times):
+        rank = stage % num_ranks
+        start = max([run.clock[rank], *(through[other % num_ranks] for other in each.exchanges_with)])
+        run.clock[rank] = start + each.optimizer_seconds
+        rows.append((stage, UPDATE, -1, start, run.clock[rank]))
+    return rows
+
+
+def _size(times: tuple[StageTimes, ...], num_microbatches: int, training: bool, stages_per_device: int) -> Size:
+    assert len(times) % stages_per_device == 0, "every device has the same number of stages"
+    return Size(
+        num_ranks=len(times) // stages_per_device, num_local=stages_per_device, num_microbatches=num_microbatches,
+        training=training,
     )
 
 
-def _update(run: _Run) -> None:
-    """The optimizers; stages that share a tied weight wait for one another first."""
-    for stage, times in enumerate(run.times):
-        start = max(run.clock[other] for other in (stage, *times.exchanges_with))
-        run.events.append(
-            Event(
-                stage=stage, kind="optimizer", microbatch=None,
-                start_seconds=start, end_seconds=start + times.optimizer_seconds,
-            )
-        )
+@lru_cache(maxsize=256)
+def step_seconds(
+    times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
+    stages_per_device: int = 1,
+) -> float:
+    """How long the step that ``run_schedule`` draws takes; quicker, for it keeps no events."""
+    size = _size(times, num_microbatches, training, stages_per_device)
+    run = _simulate(times, schedule, size, record=False)
+    computed = max(run.clock)
+    return max([computed, *(row[4] for row in _updates(run, times))])
+
+
+def run_schedule(
+    times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
+    stages_per_device: int = 1,
+) -> Timeline:
+    """The timeline of one step; of R devices with several stages each, device r has stages r, r + R, r + 2 R, ...
+
+    Raises:
+        ValueError: the schedule cannot run so many micro-batches.
+    """
+    run = _simulate(times, schedule, _size(times, num_microbatches, training, stages_per_device), record=True)
+    assert run.rows is not None, "rows were asked for"
+    events = [_event(row) for row in (*run.rows, *_updates(run, times))]
+    events.sort(key=lambda event: (event.stage, event.start_seconds, event.end_seconds))
+    return Timeline(
+        num_stages=len(times), events=tuple(events), step_seconds=max(event.end_seconds for event in events)
+    )
+
+
+KINDS: tuple[EventKind, ...] = ("forward", "backward", "backward", "weight", "receive", "receive", "optimizer")
+
+
+def _event(row: Row) -> Event:
+    stage, what, microbatch, start, end = row
+    return Event(
+        stage=stage, kind=KINDS[what], microbatch=None if what == UPDATE else microbatch,
+        start_seconds=start, end_seconds=end, gradient=what == GRADIENT,
+    )
 
 
 def simulate(plan: Plan) -> Timeline:

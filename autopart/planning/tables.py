@@ -84,19 +84,23 @@ class _Columns:
     largest_tied: Ints
     saved: Ints
     largest_peak: Ints
+    inputs: Ints
+    largest_saved: Ints
 
 
 def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
     """Stage facts as arrays [a, b] over the boundaries; only entries with a < b mean something."""
     starts = np.asarray(boundaries)
     size = len(boundaries)
-    fields = ("weights", "trainable", "largest_trainable", "largest_tied", "saved", "largest_peak")
+    fields = tuple(_Columns.__slots__)
     tables = {name: np.zeros((size, size), dtype=np.int64) for name in fields}
     columns = _Columns(*(np.zeros(len(graph.layers) + 1, dtype=np.int64) for _ in fields))
     previous_user = [-1] * len(graph.weights)
     column_of = {boundary: column for column, boundary in enumerate(boundaries)}
     num_users = Counter(index for layer in graph.layers for index in set(layer.weights))
+    entering = crossing_bytes(graph)
     for index in range(len(graph.layers)):
+        columns.inputs[: index + 1] += entering[index]
         _take_layer(columns, graph, index, previous_user, num_users)
         if index + 1 in column_of:
             for name in fields:
@@ -112,6 +116,7 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
         outgoing_gradient=np.repeat(gradient_edges[None, :], size, axis=0),
         is_first=np.repeat((starts == 0)[:, None], size, axis=1),
         is_last=np.repeat((starts == len(graph.layers))[None, :], size, axis=0),
+        recomputed=np.zeros((size, size), dtype=np.int64),
     )
 
 
@@ -122,6 +127,7 @@ def _take_layer(
     layer = graph.layers[index]
     columns.saved[: index + 1] += layer.saved_bytes
     np.maximum(columns.largest_peak[: index + 1], layer.peak_bytes, out=columns.largest_peak[: index + 1])
+    np.maximum(columns.largest_saved[: index + 1], layer.saved_bytes, out=columns.largest_saved[: index + 1])
     for number in sorted(set(layer.weights)):
         weight = graph.weights[number]
         new = slice(previous_user[number] + 1, index + 1)

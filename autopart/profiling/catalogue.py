@@ -48,6 +48,7 @@ class _KindRow(_Row):
     peaks: Mapping[str, _FigureRow]
     link_bandwidth: _FigureRow | None = None
     tdp_watts: _FigureRow | None = None
+    num_units: _FigureRow | None = None
     price_usd: _FigureRow | None = None
     rent_usd_per_hour: _FigureRow | None = None
 
@@ -187,6 +188,7 @@ def _read_kind(row: _KindRow, sources: Mapping[str, str]) -> Kind:
         host_link=row.host_link,
         link_bytes_per_second=rate(row.link_bandwidth),
         tdp_watts=plain(row.tdp_watts),
+        num_units=plain(row.num_units),
         price_usd=plain(row.price_usd),
         rent_usd_per_hour=plain(row.rent_usd_per_hour),
     )

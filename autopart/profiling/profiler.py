@@ -13,12 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from autopart import cache
 from autopart.errors import DeviceError
 from autopart.profiling.catalogue import kind_in
-from autopart.profiling.estimate import estimate
+from autopart.profiling.estimate import corrected, estimate
 from autopart.profiling.measure import measure
 from autopart.profiling.timing import Clock
 from autopart.program import Program
 from autopart.progress import Progress, silent
-from autopart.schema.device import Cluster, Device
+from autopart.schema.device import Cluster, Device, Kind
+from autopart.schema.graph import Graph
 from autopart.schema.profile import KindProfile, Profile
 
 __all__ = ["profile"]
@@ -64,12 +65,28 @@ def profile(
         if device.backend != "absent":
             rows.append(_measured(program, inputs, device, optimizer, beside, refresh, clock, progress))
         elif kind := kind_in(cluster, name):
-            rows.append(estimate(graph, kind, training=graph.training, optimizer=optimizer))
+            rows.append(_estimated(graph, kind, optimizer))
         else:
             raise DeviceError(f"{device.name} is not here and its kind {name!r} is not in the catalogue")
+    rows = _improved(rows, graph, cluster, optimizer)
     return Profile(
         fingerprint=graph.fingerprint, training=graph.training, batch_size=graph.batch_size, kinds=tuple(rows)
     )
+
+
+def _estimated(graph: Graph, kind: Kind, optimizer: str) -> KindProfile:
+    tf32 = torch.get_float32_matmul_precision() != "highest"
+    return estimate(graph, kind, training=graph.training, optimizer=optimizer, tf32=tf32)
+
+
+def _improved(rows: Sequence[KindProfile], graph: Graph, cluster: Cluster, optimizer: str) -> list[KindProfile]:
+    """The estimates corrected by the first kind that is measured and in the catalogue too, if there is one."""
+    for row in rows:
+        known = kind_in(cluster, row.kind)
+        if row.origin == "measured" and known:
+            there = _estimated(graph, known, optimizer)
+            return [corrected(one, row, there) if one.origin == "estimated" else one for one in rows]
+    return list(rows)
 
 
 def _measured(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.profiling.catalogue import kind as kind_called
 from autopart.schema.device import Kind
 
-__all__ = ["Rates", "rates_of"]
+__all__ = ["Rate", "Rates", "rates_of", "steady"]
 
 LAUNCH_SECONDS = 6e-6
-"""of one operator inside a model; between events a lone one shows 26-38 us on NVIDIA cards"""
+"""of one operator inside a model, which the processor sends ahead; between events a lone one shows 26-38 us"""
 
 CPU_LAUNCH_SECONDS = 5e-6
 """assumed: what torch takes to dispatch an operator"""
@@ -19,6 +21,7 @@ CPU_LAUNCH_SECONDS = 5e-6
 FALLBACKS: Mapping[str, tuple[tuple[str, float], ...]] = {
     "float16": (("float32", 1.0),),
     "bfloat16": (("float32", 1.0),),
+    "tf32": (("float32", 1.0),),
     "float8": (("float16", 1.0), ("bfloat16", 1.0), ("float32", 1.0)),
     "int8": (("float16", 1.0), ("bfloat16", 1.0), ("float32", 1.0)),
     "float32": (("bfloat16", 229 / 1677), ("float16", 229 / 1677)),
@@ -33,25 +36,77 @@ CPU_FALLBACKS: Mapping[str, tuple[tuple[str, float], ...]] = {**FALLBACKS, "floa
 WIDENED = ("float16", "bfloat16")
 """Types that libraries compute in float32 where that is faster (GeForce cards before Turing)."""
 
-POWER_REFERENCES: Mapping[tuple[str, bool], str] = {
-    ("Turing", False): "rtx-2080ti",
-    ("Turing", True): "titan-rtx",
-    ("Pascal", False): "gtx-1080ti",
-    ("Ada", False): "rtx-6000-ada",
-    ("Ada", True): "rtx-6000-ada",
+MATRIX_DTYPES = frozenset({"float16", "bfloat16", "tf32", "float8", "int8"})
+
+NO_MATRIX_UNITS = frozenset({"Pascal", "Apple", "CPU"})
+"""architectures and vendors"""
+
+GEFORCE = re.compile(r"rtx-[2-5]0\d0")
+GEFORCE_SHARE = 1.35
+"""A GeForce card's rate with float32 accumulation is half of what its matrix units can do, and products reach about
+all of it, where other cards reach 0.7-0.75 of theirs (models_timm.csv, RTX 3090)."""
+
+POWER_REFERENCES: Mapping[tuple[str, str], str] = {
+    ("t4", "float32"): "titan-rtx",
+    ("t4", "float16"): "titan-rtx",
+    ("p4", "float32"): "gtx-1080ti",
+    ("l4", "float32"): "l40s",
+    ("l4", "float16"): "l40s",
+    ("l4", "bfloat16"): "l40s",
+    ("l4", "tf32"): "l40s",
+    ("l4", "float8"): "l40s",
+    ("a10", "float32"): "rtx-a6000",
+    ("a10", "float16"): "rtx-a6000",
+    ("a10", "bfloat16"): "rtx-a6000",
+    ("a10", "tf32"): "rtx-a6000",
+    ("rtx-a4000", "float32"): "rtx-a6000",
+    ("rtx-a4000", "float16"): "rtx-a6000",
+    ("rtx-a4000", "bfloat16"): "rtx-a6000",
+    ("rtx-a4000", "tf32"): "rtx-a6000",
 }
-"""(architecture, whether the type runs on matrix units) → a full-power card: its FLOP/s per watt cap the others.
-Explains .40-.42 of peak on the T4; where an architecture is left out, no card of low power is known."""
+"""(card of low power, type) → a card of full power and the same architecture: its FLOP/s per watt cap the other.  Only
+the T4's rule could be checked (.40-.42 of peak measured); the rest follows it."""
 
 SUSTAINED: Mapping[tuple[str, str], float] = {
-    ("Pascal", "float32"): 0.75,  # P100 .66 of peak where V100 has .88
-    ("CDNA1", "float32"): 1.39,  # MI100 .64 of its float32 *matrix* peak, twice the data sheet's vector peak
-    ("CDNA2", "float32"): 1.39,  # the same units
+    ("Pascal", "float32"): 0.8,  # address arithmetic shares the float32 units; P100 reaches .66 of peak, V100 .88
+    ("CDNA1", "float32"): 2 * 0.72,  # float32 matrix units at twice the data sheet's vector rate; MI100 .64 of those
+    ("CDNA2", "float32"): 2 * 0.72,  # the same units
 }
 """(architecture, type) → sustained / data-sheet rate, relative to what the laws expect; 1 where left out"""
 
-BANDWIDTH: Mapping[str, float] = {"Pascal": 0.82, "Turing": 0.89}
-"""architecture → reached bandwidth relative to the laws (large elementwise operators, ops_neusight_fp32.csv)"""
+UNITS: Mapping[tuple[str, str], float] = {("CDNA1", "float32"): 2.0, ("CDNA2", "float32"): 2.0}
+"""the part of ``SUSTAINED`` that the data sheets say: float32 matrix units"""
+
+BANDWIDTH: Mapping[str, float] = {"Pascal": 0.83}
+"""architecture → reached share of the bandwidth relative to the laws (V100 white paper: 1.5 times the delivered
+bandwidth of the P100 with 1.25 times the data sheet's)"""
+
+INLINE_ECC = frozenset({"t4", "p4", "a10", "a40", "l4", "l40", "l40s"})
+"""cards that keep the error-correcting code in the GDDR memory itself, which costs traffic"""
+
+INLINE_ECC_SHARE = 0.9
+
+BIG_BATCH_TILES = frozenset({"Ampere", "Ada", "Hopper", "Blackwell"})
+"""architectures whose float32 batched products come in tiles of 128 x 128 only (seen on the A100)"""
+
+LONG_CONTRACTION: Mapping[str, float] = {"Pascal": 7500.0}
+"""architecture → length of rows that outgrow its address translation (seen on the P100)"""
+
+FLOPS_PER_UNIT = 0.2e12
+"""float32 FLOP/s of one multiprocessor, to guess their number where the data sheet is silent (.17-.20 on P100-A100)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rate:
+    """FLOP/s of one data type, before an operator family's efficiency."""
+
+    dtype: str
+    sustained: float
+    burst: float
+    """for milliseconds, before the power limit bites"""
+    note: str
+    """what was assumed; empty if the data sheet has the type"""
+    on_matrix_units: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,61 +114,78 @@ class Rates:
     """What the laws need of a device."""
 
     launch_seconds: float
-    bandwidth_bytes_per_second: float
-    by_dtype: tuple[tuple[str, float, str], ...]
-    """(type, FLOP/s, what to say about it: empty if the data sheet has the type)"""
+    bytes_per_second: float
+    """the data sheet's bandwidth less what error correction and architecture take"""
+    num_units: float
+    big_batch_tiles: bool
+    long_contraction: float
+    """elements of a contraction beyond which a product slows down"""
+    by_dtype: tuple[Rate, ...]
 
-    def flops_per_second(self, dtype: str) -> float:
-        """The sustained rate of a torch data type, before a family's efficiency."""
-        return self._row(dtype)[1]
-
-    def note(self, dtype: str) -> str:
-        """What was assumed about the type; empty if nothing was."""
-        return self._row(dtype)[2]
-
-    def _row(self, dtype: str) -> tuple[str, float, str]:
-        wanted = _sheet_dtype(dtype)
-        return next(row for row in self.by_dtype if row[0] == wanted)
+    def rate(self, dtype: str) -> Rate:
+        """Of a torch data type; complex and integer types count as float32."""
+        wanted = "float8" if dtype.startswith("float8") else dtype if dtype in FALLBACKS else "float32"
+        return next(row for row in self.by_dtype if row.dtype == wanted)
 
 
-def rates_of(kind: Kind) -> Rates:
-    """The rates of a kind for every data type, those that its data sheet lacks by ``FALLBACKS``."""
+def rates_of(kind: Kind, *, architecture_factors: bool = True) -> Rates:
+    """The rates of a kind for every data type, those that its data sheet lacks by ``FALLBACKS``.
+
+    Args:
+        kind: of the catalogue, or the user's own.
+        architecture_factors: apply ``SUSTAINED`` and ``BANDWIDTH``; not, to see what they are worth.
+    """
     is_cpu = kind.vendor == "CPU"
+    factors = BANDWIDTH if architecture_factors else {}
+    bandwidth = kind.bandwidth_bytes_per_second.value * factors.get(kind.architecture, 1.0)
+    by_dtype = tuple(_rate(kind, dtype, SUSTAINED if architecture_factors else UNITS) for dtype in FALLBACKS)
+    full = next(rate.burst for rate in by_dtype if rate.dtype == "float32")
     return Rates(
         launch_seconds=CPU_LAUNCH_SECONDS if is_cpu else LAUNCH_SECONDS,
-        bandwidth_bytes_per_second=kind.bandwidth_bytes_per_second.value * BANDWIDTH.get(kind.architecture, 1.0),
-        by_dtype=tuple(_rate(kind, dtype) for dtype in FALLBACKS),
+        bytes_per_second=bandwidth * (INLINE_ECC_SHARE if kind.name in INLINE_ECC else 1.0),
+        num_units=kind.num_units.value if kind.num_units else max(1.0, round(full / FLOPS_PER_UNIT)),
+        big_batch_tiles=kind.architecture in BIG_BATCH_TILES,
+        long_contraction=LONG_CONTRACTION.get(kind.architecture, math.inf),
+        by_dtype=by_dtype,
     )
 
 
-def _sheet_dtype(dtype: str) -> str:
-    """The data sheet's name of a torch type; complex and integer types count as float32."""
-    if dtype.startswith("float8"):
-        return "float8"
-    return dtype if dtype in FALLBACKS else "float32"
-
-
-def _rate(kind: Kind, dtype: str) -> tuple[str, float, str]:
+def _rate(kind: Kind, dtype: str, factors: Mapping[tuple[str, str], float]) -> Rate:
     peaks = {peak.dtype: peak.flops_per_second.value for peak in kind.peaks}
-    fallbacks = (CPU_FALLBACKS if kind.vendor == "CPU" else FALLBACKS)[dtype]
     if dtype in peaks and not (dtype in WIDENED and peaks[dtype] < peaks.get("float32", 0.0)):
-        return dtype, _sustained(kind, dtype, peaks[dtype]), ""
+        return _of_sheet(kind, dtype, peaks[dtype] * factors.get((kind.architecture, dtype), 1.0), dtype, 1.0, "")
+    fallbacks = (CPU_FALLBACKS if kind.vendor == "CPU" else FALLBACKS)[dtype]
     for other, factor in fallbacks:
         if other in peaks:
             share = "" if factor == 1 else f"{factor:.3g} x "
-            return dtype, factor * _sustained(kind, other, peaks[other]), f"{dtype} at {share}the {other} rate"
+            peak = peaks[other] * factors.get((kind.architecture, other), 1.0)
+            return _of_sheet(kind, other, peak, dtype, factor, f"{dtype} at {share}the {other} rate")
     other, peak = next(iter(peaks.items()))
-    return dtype, _sustained(kind, other, peak), f"{dtype} at the {other} rate, the only one known"
+    return _of_sheet(kind, other, peak, dtype, 1.0, f"{dtype} at the {other} rate, the only one known")
 
 
-def _sustained(kind: Kind, dtype: str, peak: float) -> float:
-    """The peak, or less where power or the architecture does not let it last."""
-    rate = peak * SUSTAINED.get((kind.architecture, dtype), 1.0)
-    reference = POWER_REFERENCES.get((kind.architecture, dtype != "float32"))
+def _of_sheet(kind: Kind, sheet_dtype: str, peak: float, dtype: str, factor: float, note: str) -> Rate:
+    burst = factor * peak
+    cap = _power_cap(kind, sheet_dtype)
+    matrix = {dtype, sheet_dtype} <= MATRIX_DTYPES and not {kind.architecture, kind.vendor} & NO_MATRIX_UNITS
+    if matrix and GEFORCE.match(kind.name):
+        burst *= GEFORCE_SHARE
+    sustained = burst if cap is None else min(burst, factor * cap)
+    return Rate(dtype=dtype, sustained=sustained, burst=burst, note=note, on_matrix_units=matrix)
+
+
+def _power_cap(kind: Kind, dtype: str) -> float | None:
+    """FLOP/s that the kind's power allows at the efficiency of a full-power card; None if no rule speaks of it."""
+    reference = POWER_REFERENCES.get((kind.name, dtype))
     if reference is None or kind.tdp_watts is None:
-        return rate
+        return None
     full = kind_called(reference)
     full_peak = next((peak.flops_per_second.value for peak in full.peaks if peak.dtype == dtype), None)
     if full_peak is None or full.tdp_watts is None:
-        return rate
-    return min(rate, kind.tdp_watts.value * full_peak / full.tdp_watts.value)
+        return None
+    return kind.tdp_watts.value * full_peak / full.tdp_watts.value
+
+
+def steady(rates: Rates) -> Rates:
+    """The rates of a device that has been at work for a while."""
+    return replace(rates, by_dtype=tuple(replace(rate, burst=rate.sustained) for rate in rates.by_dtype))

@@ -3,10 +3,12 @@
 from autopart.reporting.chrome import chrome_trace
 from autopart.reporting.devices import devices_text, kind_text
 from autopart.reporting.explanations import explanation_text
-from autopart.reporting.graphs import profile_text, trace_text
+from autopart.reporting.graphs import profile_text, trace_report, trace_text
 from autopart.reporting.measurements import measurement_text
 from autopart.reporting.plans import plan_text
 from autopart.reporting.tables import layer_range
+from autopart.reporting.verifications import verification_text
+from autopart.reporting.workloads import workload_text
 
 __all__ = [
     "chrome_trace",
@@ -17,5 +19,8 @@ __all__ = [
     "measurement_text",
     "plan_text",
     "profile_text",
+    "trace_report",
     "trace_text",
+    "verification_text",
+    "workload_text",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
+from autopart.reporting.verifications import checks_text
 from autopart.schema.job import Job
 from autopart.schema.plan import Plan, Stage
 from autopart.units import format_bytes, format_count, format_seconds
@@ -16,8 +17,8 @@ NO_GAP = 5e-5
 def plan_text(plan: Plan) -> str:
     """Everything about a plan, in the order in which people ask.
 
-    The verdict in one sentence, the stages, the prediction, what simpler ways would give, the proof, the devices
-    left out, the warnings with what to do, and where the times come from.
+    The verdict in one sentence, the stages, the prediction, what simpler ways would give, the proof, what was
+    checked, the devices left out, the warnings with what to do, and where the times come from.
     """
     paragraphs = (
         plan.verdict,
@@ -25,6 +26,7 @@ def plan_text(plan: Plan) -> str:
         heading("Prediction", _prediction(plan)),
         heading("Against simpler ways", _baselines(plan)),
         heading("Proof", _proof(plan)),
+        heading("Checks", checks_text(plan.checks)),
         heading("Left out", "\n".join(f"  {each.device}: {each.reason}" for each in plan.excluded)),
         heading("Warnings", "\n".join(f"  {each.message}\n    → {each.suggestion}" for each in plan.warnings)),
         heading(f"Times: {plan.origin.profile}", "\n".join(f"  {line}" for line in _origin(plan))),

@@ -44,6 +44,8 @@ class Kind:
     link_bytes_per_second: Figure | None = None
     """one direction; None: the link kind's own"""
     tdp_watts: Figure | None = None
+    num_units: Figure | None = None
+    """multiprocessors (SM, CU, cores) that share a kernel's work"""
     price_usd: Figure | None = None
     rent_usd_per_hour: Figure | None = None
 

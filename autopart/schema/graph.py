@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Graph", "Layer", "Value", "Weight", "Work"]
+__all__ = ["Graph", "Layer", "Note", "Value", "Weight", "Work"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,13 @@ class Work:
     num_calls: int
     flops: int
     traffic_bytes: int
+    operator: str = ""
+    """torch's name of the operator (addmm, gelu); empty: several of the family together"""
+    shape: tuple[int, ...] = ()
+    """of one call; products: batch, m, n, k (m x k times k x n); convolutions: samples, channels in, channels out,
+    elements of an input channel, of an output channel, of the kernel, groups; attention: batch x heads, queries, keys,
+    head size; softmax and normalization: rows, elements of a row; others: tensors read, elements written;
+    empty: unknown"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +92,17 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """Something that tracing has to tell: a demotion to another tracer, a hazard in the model's code."""
+
+    code: str
+    message: str
+    suggestion: str = ""
+    where: str = ""
+    """the line of the model's code, if there is one: ``model.py:12 (if x.sum() > 0:)``"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Graph:
     """The layers of a model in execution order."""
 
@@ -98,6 +116,9 @@ class Graph:
     values: tuple[Value, ...]
     legal_cuts: tuple[int, ...]
     """boundaries k (0 < k < len(layers)) at which the model may be cut"""
+    tracer: str = "torch.export"
+    """what captured it"""
+    notes: tuple[Note, ...] = ()
 
     def __post_init__(self) -> None:
         num_layers = len(self.layers)

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Job", "Method", "Mode", "Objective", "Optimizer", "ScheduleName", "SolverName"]
+__all__ = ["Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName"]
 
 Mode = Literal["infer", "train"]
 Objective = Literal["throughput", "latency"]
 Optimizer = Literal["adamw", "adam", "sgd", "none"]
-ScheduleName = Literal["gpipe", "1f1b"]
-Method = Literal["optimal", "even", "memory-fill", "time-balanced"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
+Recompute = Literal["auto", "never", "always"]
+Method = Literal[
+    "optimal", "even", "parameters", "memory-fill", "balanced-bytes", "time-balanced", "speed-proportional", "greedy",
+    "chain-dp",
+]
 SolverName = Literal["auto", "highs", "cbc"]
 
 
@@ -36,6 +40,18 @@ class Job:
     solver: SolverName = "auto"
     time_limit_seconds: float = 60.0
     gap: float = 1e-3
+    tensor_parallel: int = 1
+    """most devices that may share every layer of a stage; the planner chooses 1, 2, 4, ... up to it"""
+    data_parallel: int = 1
+    """most replicas of a stage that may share a micro-batch; chosen likewise"""
+    recompute: Recompute = "never"
+    """whether stages keep only the inputs of their layers and run each forward again before its backward"""
+    pins: tuple[tuple[str, str], ...] = ()
+    """(layer, device): the layer runs on that device; a name with dots below it stands for all layers under it"""
+    forbidden: tuple[tuple[str, str], ...] = ()
+    """(layer, device): the layer does not run on that device"""
+    together: tuple[tuple[str, ...], ...] = ()
+    """layers that run in one stage, with all that lies between them"""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -46,5 +62,9 @@ class Job:
             raise ValueError("inference has no optimizer")
         if self.stages is not None and self.stages < 1:
             raise ValueError(f"stages must be at least 1, not {self.stages}")
+        if min(self.tensor_parallel, self.data_parallel) < 1:
+            raise ValueError("tensor-parallel and data-parallel must be at least 1")
+        if self.mode == "infer" and self.recompute != "never":
+            raise ValueError("inference keeps nothing for a backward, so there is nothing to recompute")
         if not self.time_limit_seconds > 0 or not 0 <= self.gap < 1:
             raise ValueError("time limit must be positive and gap in [0, 1)")

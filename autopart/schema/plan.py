@@ -11,6 +11,7 @@ from autopart.schema.job import Job, Method, ScheduleName
 __all__ = [
     "FORMAT_VERSION",
     "Baseline",
+    "Check",
     "Excluded",
     "Memory",
     "ModelSummary",
@@ -35,6 +36,10 @@ class ModelSummary:
     fingerprint: str
     num_layers: int
     num_parameters: int
+    tracer: str = ""
+    """what captured it; empty if not recorded"""
+    opaque: tuple[str, ...] = ()
+    """submodules that no trace for this plan looks into, because it would not do what they do; ``""``: the model"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +179,17 @@ class PlanWarning:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What was compared between the plan's split of the model and the unsplit model, and what came out."""
+
+    name: Literal["values", "devices"]
+    """values: outputs, gradients and buffers of a run; devices: every operator's tensors on one, by fake tensors"""
+    outcome: Literal["passed", "failed", "skipped"]
+    detail: str
+    """of a check that was skipped or failed, why"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
     """What a simpler way would give; ``factor`` is its step time / the plan's."""
 
@@ -214,6 +230,8 @@ class Plan:
     excluded: tuple[Excluded, ...]
     warnings: tuple[PlanWarning, ...]
     origin: Origin
+    checks: tuple[Check, ...] = ()
+    """empty: nothing was checked (``--no-verify``)"""
 
     def __post_init__(self) -> None:
         if [stage.index for stage in self.stages] != list(range(len(self.stages))) or not self.stages:

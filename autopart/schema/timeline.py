@@ -7,7 +7,8 @@ from typing import Literal
 
 __all__ = ["Event", "EventKind", "Timeline"]
 
-EventKind = Literal["forward", "backward", "receive", "optimizer"]
+EventKind = Literal["forward", "backward", "weight", "receive", "optimizer"]
+"""``weight``: the half of a backward that makes the weights' gradients, where a schedule parts them"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

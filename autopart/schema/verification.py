@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autopart.schema.job import Mode
+from autopart.schema.plan import Check
 
 __all__ = ["Verification"]
 
@@ -22,3 +23,4 @@ class Verification:
     """samples in the one micro-batch that was compared"""
     equal: tuple[str, ...]
     """what was compared: 'outputs', 'gradients', ..."""
+    checks: tuple[Check, ...] = ()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from autopart.splitting.checks import check_split
 from autopart.splitting.devicecheck import check_devices
-from autopart.splitting.splitmodule import SplitModule, StagePlacement, placements_for, stage_placements
+from autopart.splitting.splitmodule import SplitModule, StagePlacement, Tracer, placements_for, stage_placements
 from autopart.splitting.stitch import Placement, Stitched, stitch
 from autopart.splitting.verify import verify
 
@@ -12,7 +13,9 @@ __all__ = [
     "SplitModule",
     "StagePlacement",
     "Stitched",
+    "Tracer",
     "check_devices",
+    "check_split",
     "placements_for",
     "stage_placements",
     "stitch",

@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 
 from autopart.program import Program
 from autopart.schema.graph import Graph
+from autopart.splitting.kept import fresh, kept, seeded
 
 __all__ = ["first_layer_that_differs", "layer_of_weight"]
 
@@ -63,7 +64,7 @@ def _module_outputs(
 
     handles = [each.register_forward_hook(record(path)) for path, each in module.named_modules() if path]
     try:
-        _with_buffers_kept(module, seed, lambda: module(*args, **kwargs))
+        _quietly(module, seed, lambda: module(*fresh(args), **fresh(dict(kwargs))))
     finally:
         for handle in handles:
             handle.remove()
@@ -83,22 +84,15 @@ def _node_values(
                 values[node] = result.detach().clone()
             return result
 
-    leaves = pytree.tree_leaves((args, {name: kwargs[name] for name in program.keyword_order}))
+    leaves = pytree.tree_leaves(fresh((args, {name: kwargs[name] for name in program.keyword_order})))
     recorder = Recorder(program.captured)
-    _with_buffers_kept(program.module, seed, lambda: recorder.run(*leaves, enable_io_processing=False))
+    _quietly(program.module, seed, lambda: recorder.run(*leaves, enable_io_processing=False))
     return values
 
 
-def _with_buffers_kept(module: nn.Module, seed: int, act: Callable[[], Any]) -> None:
-    before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    torch.manual_seed(seed)
-    try:
-        with torch.no_grad():
-            act()
-    finally:
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(before[name])
+def _quietly(module: nn.Module, seed: int, act: Callable[[], Any]) -> None:
+    with kept(module), seeded(seed), torch.no_grad():
+        act()
 
 
 def _lies_in(node: fx.Node, path: str) -> bool:

@@ -12,17 +12,31 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedFakeTensorException,
+    UnsupportedOperatorException,
+)
 
 from autopart.errors import MismatchError
 from autopart.program import Program
+from autopart.schema.plan import Check
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
 
 __all__ = ["check_devices"]
 
 
-def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool) -> None:
-    """Run the program cut before each of ``boundaries`` on as many fake devices.
+_NO_FAKES = (
+    DataDependentOutputException, DynamicOutputShapeException, UnsupportedFakeTensorException,
+    UnsupportedOperatorException, NotImplementedError,
+)  # fmt: skip
+"""An operator has no kernel for fake tensors, or its result's shape depends on values."""
+
+
+def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool) -> Check:
+    """Run the program cut before each of ``boundaries`` on as many fake devices; skipped where an operator has no fake.
 
     Raises:
         MismatchError: an operator was handed tensors of two devices, or a gradient came to the wrong one.
@@ -39,9 +53,21 @@ def check_devices(program: Program, boundaries: Sequence[int], *, backward: bool
             stitched = stitch(program, placements, home, weight=weights.__getitem__)
             outputs = _run(program, stitched, backward=backward)
             _back(outputs, weights)
+    except _NO_FAKES as error:
+        return Check(name="devices", outcome="skipped", detail=f"cannot run on fake tensors: {_first_line(error)}")
     except (RuntimeError, TypeError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise MismatchError(f"the split program does not run on {len(placements)} devices: {first_line}") from error
+        raise MismatchError(
+            f"the split program does not run on {len(placements)} devices: {_first_line(error)}"
+        ) from error
+    way = "forward and backward" if backward else "forward"
+    return Check(
+        name="devices", outcome="passed",
+        detail=f"every operator's tensors are on one of {len(placements)} devices, {way}, on fake tensors",
+    )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _fake_weights(program: Program, home: Mapping[str, torch.device]) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -12,10 +13,11 @@ from torch.utils import _pytree as pytree
 
 from autopart.errors import MismatchError, UsageError
 from autopart.program import Program
+from autopart.pytrees import open_classes, opened_objects
 from autopart.schema.plan import Plan
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
 
-__all__ = ["SplitModule", "StagePlacement", "placements_for", "stage_placements"]
+__all__ = ["SplitModule", "StagePlacement", "Tracer", "move_weights", "placements_for", "stage_placements"]
 
 Tracer = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], bool], Program]
 
@@ -32,8 +34,8 @@ class SplitModule(nn.Module):
     """A model that runs on several devices: the same call, the same ``state_dict`` keys, the same Parameter objects.
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
-    devices in place, as ``module.to`` would.  A call with new shapes, or in other training modes, is traced anew and
-    kept.  Outputs are on the last stage's device.
+    devices in place, as ``module.to`` would.  A call with new shapes, in other training modes or with other hooks is
+    traced anew and kept.  Outputs are on the last stage's device.
     """
 
     def __init__(self, module: nn.Module, stages: Sequence[StagePlacement], trace: Tracer) -> None:
@@ -42,7 +44,7 @@ class SplitModule(nn.Module):
             self.__dict__[register] = module.__dict__[register]
         # Past nn.Module.__setattr__, which would refuse a name that one of the user's submodules has.
         self.__dict__.update(
-            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(),
+            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(), _told=False,
             training=module.training,
         )  # fmt: skip
 
@@ -54,16 +56,18 @@ class SplitModule(nn.Module):
             MismatchError: traced for these inputs, the model has no layers at which the plan's stages begin.
             UsageError: the model has no values to compute with.
         """
-        return self.stitched(args, kwargs)(args, kwargs)
+        return _returned(self.stitched(args, kwargs)(args, kwargs), (args, kwargs))
 
     def stitched(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
         """The stitched segments for calls of this form, traced now if there have been none."""
-        if self._state != _weight_state(self._whole):
+        if self._state != _state(self._whole):
             self._traced.clear()
+        open_classes((args, kwargs))
         form = (_training_flags(self._whole), _form(args, kwargs))
         if form not in self._traced:
+            self._tell(form[0])
             self._traced[form] = self._stitch(args, kwargs)
-            self.__dict__["_state"] = _weight_state(self._whole)
+            self.__dict__["_state"] = _state(self._whole)
         found: Stitched = self._traced[form]
         return found
 
@@ -90,12 +94,21 @@ class SplitModule(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_traced": {}, "_state": ()}  # traces cannot be copied; a copy makes its own
 
+    def _tell(self, flags: tuple[bool, ...]) -> None:
+        """Once, that calls of other shapes take a trace each."""
+        if not self._told and any(flags == known for known, _ in self._traced):
+            self.__dict__["_told"] = True
+            warnings.warn(
+                "the split model is called with inputs of another structure or shape than before: every new one is "
+                "traced once, and kept", stacklevel=6,
+            )  # fmt: skip
+
     def _stitch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
         program = self._trace(self._whole, args, kwargs, self._whole.training)
         placements = placements_for(program, self._stages)
         for name, device in homes(program, placements).items():
             self._home.setdefault(name, device)  # a weight stays where the first trace put it
-        _move(program, self._home)
+        move_weights({name: program.weight(name) for name in self._home}, self._home)
         return stitch(program, placements, self._home)
 
 
@@ -153,10 +166,14 @@ def _find(names: Sequence[str], wanted: str, start: int) -> int:
     )
 
 
-def _move(program: Program, home: Mapping[str, torch.device]) -> None:
-    """Put every weight on its home device, in place: parameters and buffers stay the same objects."""
+def move_weights(weights: Mapping[str, torch.Tensor], home: Mapping[str, torch.device]) -> None:
+    """Put weights on their home devices, in place: parameters and buffers stay the same objects.
+
+    Raises:
+        UsageError: a weight has no values to move.
+    """
     for name, device in home.items():
-        tensor = program.weight(name)
+        tensor = weights[name]
         if tensor.device == device:
             continue
         if tensor.is_meta:
@@ -166,12 +183,19 @@ def _move(program: Program, home: Mapping[str, torch.device]) -> None:
             tensor.grad.data = tensor.grad.data.to(device)
 
 
-def _weight_state(module: nn.Module) -> tuple[tuple[int, torch.device, torch.dtype], ...]:
-    """Changes when a weight is replaced (``load_state_dict(assign=True)``), moved or cast.
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_hooks", "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks"
+)  # fmt: skip
+
+
+def _state(module: nn.Module) -> tuple[Any, ...]:
+    """Changes when a weight is replaced (``load_state_dict(assign=True)``), moved or cast, or a hook comes or goes.
 
     The segments that were built for it hold the old tensors, so no new one can have the number of an old one.
     """
-    return tuple((id(each), each.device, each.dtype) for each in (*module.parameters(), *module.buffers()))
+    weights = ((id(each), each.device, each.dtype) for each in (*module.parameters(), *module.buffers()))
+    hooks = (tuple(vars(each)[kind]) for each in module.modules() for kind in _HOOKS if vars(each).get(kind))
+    return (*weights, *hooks)
 
 
 def _training_flags(module: nn.Module) -> tuple[bool, ...]:
@@ -180,8 +204,43 @@ def _training_flags(module: nn.Module) -> tuple[bool, ...]:
 
 def _form(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
     """What a trace depends on: structure, shapes and data types, and the values of all that is no tensor."""
-    leaves, spec = pytree.tree_flatten((args, dict(kwargs)))
+    leaves, spec = pytree.tree_flatten((args, dict(sorted(kwargs.items()))))
     described = tuple(
-        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else (type(leaf), leaf) for leaf in leaves
+        (tuple(leaf.shape), leaf.dtype) if isinstance(leaf, torch.Tensor) else (type(leaf), _hashable(leaf))
+        for leaf in leaves
     )
     return (spec, described)
+
+
+def _hashable(leaf: Any) -> Any:
+    """The leaf; its identity where it cannot be compared."""
+    try:
+        hash(leaf)
+    except TypeError:
+        return id(leaf)
+    return leaf
+
+
+def _returned(result: Any, given: Any) -> Any:
+    """The result with the caller's own objects in it, brought up to date, where the model returns what it was given.
+
+    A trace takes a cache of keys and values apart and makes a new one, where the model's code writes into the old one.
+    """
+    own = opened_objects(given)
+    if not own:
+        return result
+    new = opened_objects(result)
+    if [type(each) for each in own] != [type(each) for each in new]:
+        kinds = ", ".join(sorted({type(each).__name__ for each in own}))
+        warnings.warn(
+            f"the model was given a {kinds} and does not return it, so what its code may write into it is lost in the "
+            "split model", stacklevel=5,
+        )  # fmt: skip
+        return result
+    for mine, made in zip(own, new, strict=True):
+        vars(mine).clear()
+        vars(mine).update(vars(made))
+    replaced = {id(made): mine for mine, made in zip(own, new, strict=True)}
+    return pytree.tree_map(
+        lambda leaf: replaced.get(id(leaf), leaf), result, is_leaf=lambda leaf: id(leaf) in replaced
+    )

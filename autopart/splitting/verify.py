@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,28 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from autopart.errors import MismatchError
+from autopart.errors import AutopartError, MismatchError
+from autopart.program import Program
 from autopart.splitting.blame import first_layer_that_differs, layer_of_weight
+from autopart.splitting.kept import fresh, kept, seeded, state_of
 from autopart.splitting.splitmodule import SplitModule
 
-__all__ = ["verify"]
+__all__ = ["Compared", "verify"]
 
 SEED = 1234
+
+Same = Callable[[torch.Tensor, torch.Tensor], bool]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """How much was found equal."""
+
+    num_outputs: int
+    num_gradients: int
+    num_buffers: int
+    is_exact: bool
+    """bit by bit; else within torch.testing's tolerances, because devices of several kinds are in it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,70 +39,94 @@ class _Outcome:
     """What one run of a model left behind."""
 
     outputs: tuple[torch.Tensor, ...]
+    spec: pytree.TreeSpec
+    plain: tuple[Any, ...]
+    """what it returned that is no tensor"""
     gradients: dict[str, torch.Tensor | None]
     buffers: dict[str, torch.Tensor]
+    is_stateful: bool
+    """it changed attributes of the module, which a trace would have fixed"""
 
 
 def verify(
-    split: SplitModule,
-    module: nn.Module,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    *,
-    loss_fn: Callable[..., torch.Tensor] | None = None,
-    targets: Sequence[Any] = (),
-) -> None:
+    split: SplitModule, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *,
+    loss_fn: Callable[..., torch.Tensor] | None = None, targets: Sequence[Any] = (),
+) -> Compared:  # fmt: skip
     """Run both with the same random seed, forward and (in training mode) backward, and compare every tensor.
 
     Without a ``loss_fn`` the loss is a fixed random projection of all floating outputs, so that no output can be
     swapped for another unnoticed.  On one kind of device results must be equal bit by bit; across kinds they may
-    differ by rounding.  Buffers and gradients are put back as they were.
+    differ by rounding.  The module is left as it was, its weights being on the split model's devices.
 
     Raises:
         MismatchError: they differ; names the first layer that does.
     """
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        _verify(split, module, args, kwargs, loss_fn, targets)
-
-
-def _verify(
-    split: SplitModule, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-    loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any],
-) -> None:  # fmt: skip
     expected = _run(module, module, args, kwargs, loss_fn, targets)
+    num_runs = 1
+    if expected.is_stateful:  # the second run shows whether that matters
+        num_runs = 2
+        expected = _run(module, module, args, kwargs, loss_fn, targets, num_runs)
     try:
-        found = _run(split, module, args, kwargs, loss_fn, targets)
-    except RuntimeError as error:
-        first_line = str(error).strip().splitlines()[0]
+        found = _run(split, module, args, kwargs, loss_fn, targets, num_runs)
+    except (AutopartError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise MismatchError(f"the split model fails where the unsplit one does not: {first_line}") from error
     stitched = split.stitched(args, kwargs)
     devices = {segment.device for segment in stitched.segments}
-    same = _equal if {device.type for device in devices} == {"cpu"} else _close
+    is_exact = {device.type for device in devices} == {"cpu"}
+    same = _equal if is_exact else _close
     program = stitched.program
-    if [each.shape for each in expected.outputs] != [each.shape for each in found.outputs]:
+    _compare_outputs(expected, found, same, lambda: _blamed(program, module, args, kwargs, devices, same))
+    _compare("gradient", expected.gradients, found.gradients, program, same)
+    _compare("buffer", expected.buffers, found.buffers, program, same)
+    return Compared(
+        num_outputs=len(expected.outputs), num_gradients=len(expected.gradients), num_buffers=len(expected.buffers),
+        is_exact=is_exact,
+    )  # fmt: skip
+
+
+def _compare_outputs(one: _Outcome, other: _Outcome, same: Same, blamed: Callable[[], str]) -> None:
+    if one.spec != other.spec or one.plain != other.plain:
+        raise MismatchError(
+            f"the split model returns another structure than the unsplit one: {_brief(other)}, not {_brief(one)}"
+        )
+    if [each.shape for each in one.outputs] != [each.shape for each in other.outputs]:
         raise MismatchError("the split model returns other shapes than the unsplit one")
-    for index, (one, other) in enumerate(zip(expected.outputs, found.outputs, strict=True)):
-        if not same(one, other):
-            raise MismatchError(
-                f"output {index} differs from the unsplit model's by up to {_distance(one, other):.3g}; "
-                + (
-                    "verify with all stages on one device to learn in which layer"
-                    if len(devices) > 1  # the unsplit model, whose code blame needs, cannot run any more
-                    else "the first layer that differs is "
-                    + first_layer_that_differs(program, module, args, kwargs, SEED, same)
-                )
+    for index, (left, right) in enumerate(zip(one.outputs, other.outputs, strict=True)):
+        if not same(left, right):
+            layer = blamed()
+            where = (
+                f"the first layer that differs is {layer}" if layer
+                else "verify with all stages on one device to learn in which layer"
             )
-    for what, ones, others in (
-        ("gradient", expected.gradients, found.gradients),
-        ("buffer", expected.buffers, found.buffers),
-    ):
-        _compare(what, ones, others, program.graph, same)
+            raise MismatchError(
+                f"output {index} differs from the unsplit model's by up to {_distance(left, right):.3g}; {where}",
+                layer=layer,
+            )
 
 
-def _compare(what: str, ones: Mapping[str, Any], others: Mapping[str, Any], graph: Any, same: Any) -> None:
+def _brief(outcome: _Outcome) -> str:
+    text = " ".join(f"{outcome.spec} {outcome.plain}".split())
+    return text if len(text) <= 100 else text[:99] + "…"
+
+
+def _blamed(
+    program: Program, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
+    devices: set[torch.device], same: Same,
+) -> str:  # fmt: skip
+    if len(devices) > 1:  # the unsplit model, whose code blame needs, cannot run any more
+        return ""
+    with kept(module), seeded(SEED):
+        return first_layer_that_differs(program, module, args, kwargs, SEED, same)
+
+
+def _compare(what: str, ones: Mapping[str, Any], others: Mapping[str, Any], program: Program, same: Same) -> None:
     """Raise for the first weight, in layer order, whose gradients or values differ."""
     wrong = [name for name in ones if not _both(ones[name], others[name], same)]
     if wrong:
+        graph = program.graph
         layer, name = min((layer_of_weight(graph, name), name) for name in wrong)
         where = graph.layers[layer].name if layer < len(graph.layers) else "no layer of the trace"
         raise MismatchError(
@@ -96,7 +135,7 @@ def _compare(what: str, ones: Mapping[str, Any], others: Mapping[str, Any], grap
         )
 
 
-def _both(one: torch.Tensor | None, other: torch.Tensor | None, same: Callable[..., bool]) -> bool:
+def _both(one: torch.Tensor | None, other: torch.Tensor | None, same: Same) -> bool:
     if one is None or other is None:
         return one is other
     return same(one, other)
@@ -104,34 +143,49 @@ def _both(one: torch.Tensor | None, other: torch.Tensor | None, same: Callable[.
 
 def _run(
     runner: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any],
-    loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any],
+    loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any], num_runs: int = 1,
 ) -> _Outcome:  # fmt: skip
-    """One run, with the module's buffers put back afterwards."""
-    before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-    torch.manual_seed(SEED)
-    try:
-        with torch.set_grad_enabled(module.training):
-            result = runner(*args, **kwargs)
-        outputs = tuple(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, torch.Tensor))
-        gradients = _gradients(module, result, outputs, loss_fn, targets) if module.training else {}
-        buffers = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
-        return _Outcome(tuple(out.detach().clone() for out in outputs), gradients, buffers)
-    finally:
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(before[name])
+    """The last of some runs, which leave nothing behind in the module."""
+    before = state_of(module)
+    with kept(module), seeded(SEED):
+        for _ in range(num_runs):
+            own_args, own_kwargs = fresh((args, dict(kwargs)))
+            with torch.set_grad_enabled(module.training):
+                result = runner(*own_args, **own_kwargs)
+        leaves, spec = pytree.tree_flatten(result)
+        outputs = tuple(leaf for leaf in leaves if isinstance(leaf, torch.Tensor))
+        gradients: dict[str, torch.Tensor | None] = {}
+        if module.training:
+            loss = loss_fn(result, *targets) if loss_fn else _projection(outputs)
+            gradients = _gradients(loss, dict(_wanted(module, own_args, own_kwargs)))
+        return _Outcome(
+            outputs=tuple(out.detach().clone() for out in outputs), spec=spec,
+            plain=tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float | str)), gradients=gradients,
+            buffers={name: buffer.detach().clone() for name, buffer in module.named_buffers()},
+            is_stateful=state_of(module) != before,
+        )  # fmt: skip
 
 
-def _gradients(
-    module: nn.Module, result: Any, outputs: Sequence[torch.Tensor],
-    loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any],
-) -> dict[str, torch.Tensor | None]:  # fmt: skip
-    loss = loss_fn(result, *targets) if loss_fn else _projection(outputs)
-    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
-    if loss is None or not loss.requires_grad or not names:
+def _wanted(
+    module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Everything that a gradient may come to."""
+    yield from ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+    for index, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
+        if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
+            yield f"input {index}", leaf
+
+
+def _gradients(loss: torch.Tensor | None, wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor | None]:
+    if loss is None or not loss.requires_grad or not wanted:
         return {}
-    parameters = [parameter for _, parameter in module.named_parameters() if parameter.requires_grad]
-    return dict(zip(names, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True))
+    if any(getattr(tensor, "_post_accumulate_grad_hooks", None) for tensor in wanted.values()):
+        # such a hook may be an optimizer's step
+        return dict(zip(wanted, torch.autograd.grad(loss, list(wanted.values()), allow_unused=True), strict=True))
+    for tensor in wanted.values():
+        tensor.grad = None
+    loss.backward()  # type: ignore[no-untyped-call]  # reentrant checkpoints refuse torch.autograd.grad
+    return {name: tensor.grad for name, tensor in wanted.items()}
 
 
 def _projection(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
@@ -140,7 +194,8 @@ def _projection(outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
     terms = [
         (out * torch.randn(out.shape, generator=generator).to(out)).sum() for out in outputs if out.requires_grad
     ]
-    return torch.stack([term.float() for term in terms]).sum() if terms else None
+    real = [(term.real if term.is_complex() else term).float() for term in terms]
+    return torch.stack([term.to(real[0].device) for term in real]).sum() if terms else None
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -159,4 +214,5 @@ def _close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one.cpu().double() - other.cpu().double()).abs().max())
+    wide = torch.complex128 if one.is_complex() else torch.float64
+    return float((one.cpu().to(wide) - other.cpu().to(wide)).abs().max())

@@ -3,95 +3,91 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import traceback
+import io
+import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx, nn
-from torch.utils import _pytree as pytree
 
-from autopart.errors import TracingError
+from autopart.pythonstate import PythonState
+from autopart.pytrees import open_classes
+from autopart.recompute import mark, region_of
+from autopart.restoring import attributes_kept, outputs_opened, training_mode
+from autopart.tracing.chance import without_chance
 from autopart.tracing.effects import has_effect, users_of_memory
+from autopart.tracing.faults import check_captured, check_state, faults_refused
 from autopart.tracing.gathered import gathered, put_back
+from autopart.tracing.recording import record
+from autopart.tracing.regions import finish, kept
+from autopart.tracing.repeats import export_repeated
+from autopart.tracing.sites import Site, put_in, standing_in
+from autopart.tracing.unrolling import number_nodes
 
-__all__ = ["capture", "training_mode"]
-
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent))
+__all__ = ["capture"]
 
 
 def capture(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, opaque: Sequence[Site] = ()
 ) -> fx.GraphModule:
     """The model's operators in execution order, for these shapes and this training flag.
 
     The graph module refers to the model's own Parameter and buffer objects.  Nodes that only assert something about
-    the trace, and nodes that nobody needs and that change nothing, are gone.
+    the trace, and nodes that nobody needs and that change nothing, are gone.  Calls of the ``opaque`` sites are one
+    operator each.  What is to be told about the capture is in its ``meta["notes"]``.
 
     Raises:
-        TracingError: torch.export cannot capture the model; the message names the line of the model's code.
+        TracingError: parts of the model must be run with real weights, and these have no values.
+        Exception: whatever torch.export or the model's own code raised.
     """
-    _open_dataclasses((args, kwargs))
-    with training_mode(model, training), _attributes_kept(model), _outputs_opened(model), warnings.catch_warnings():
+    open_classes((args, kwargs))
+    with training_mode(model, training), outputs_opened(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            with gathered(model, args, dict(kwargs)) as (near_args, near_kwargs):
+        calls = record(model, args, kwargs, opaque, training=training) if opaque else {}
+        state = PythonState(model)
+
+        def export() -> fx.GraphModule:
+            state.restore()
+            with (
+                gathered(model, args, dict(kwargs)) as (near_args, near_kwargs),
+                _silent(),
+                without_chance(),
+                faults_refused(model, state),
+                kept(model) as recorder,
+                standing_in(calls) as stand_ins,
+            ):
                 exported = torch.export.export(model, near_args, near_kwargs, strict=False)
                 captured: fx.GraphModule = exported.module(check_guards=False)
-        except Exception as error:
-            raise TracingError(_explain(model, error), detail=_last_lines(error)) from error
+                finish(recorder, captured)
+                put_in(captured, stand_ins)
+            return captured
+
+        with attributes_kept(model):
+            captured, notes = export_repeated(model, export)
+            check_captured(model, captured)
+            check_state(model, args, kwargs, state, calls)
     put_back(model, captured)
     _drop_dead_nodes(captured.graph)
     _write_early(captured.graph)
+    number_nodes(captured.graph)
     captured.recompile()
+    captured.meta["notes"] = notes
     return captured
 
 
 @contextlib.contextmanager
-def training_mode(model: nn.Module, training: bool) -> Iterator[None]:
-    """The model in train or eval mode, and afterwards every submodule in the mode that it had.
-
-    If the model is in that mode already, submodules that the user set otherwise by hand (frozen BatchNorm) stay so.
-    """
-    before = [(module, module.training) for module in model.modules()]
-    if model.training != training:
-        model.train(training)
+def _silent() -> Iterator[None]:
+    """Without what torch.export prints when it fails: the ladder says what is to be known."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
-        for module, flag in before:
-            module.training = flag
-
-
-@contextlib.contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """Afterwards nothing that forward assigned to a module's attributes is left: it would be of fake tensors."""
-    before = [(module, dict(vars(module))) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, attributes in before:
-            vars(module).clear()
-            vars(module).update(attributes)
-
-
-@contextlib.contextmanager
-def _outputs_opened(model: nn.Module) -> Iterator[None]:
-    handle = model.register_forward_hook(lambda _, __, result: _open_dataclasses(result))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _open_dataclasses(nest: Any) -> None:
-    """Make the dataclasses in a nest known to torch's pytrees; torch.export takes no others."""
-    while unknown := {type(leaf) for leaf in pytree.tree_leaves(nest) if dataclasses.is_dataclass(leaf)} - {type}:
-        for each in unknown:
-            torch.export.register_dataclass(each)
+        logger.setLevel(level)
 
 
 def _drop_dead_nodes(graph: fx.Graph) -> None:
@@ -132,17 +128,4 @@ def _write_early(graph: fx.Graph) -> None:
             if last.op == "call_function" and order[last] < order[node]:
                 last.append(node)
                 node.meta.setdefault("nn_module_stack", last.meta.get("nn_module_stack"))
-
-
-def _explain(model: nn.Module, error: Exception) -> str:
-    """One line: what torch.export said, and which line of the model's code it was at."""
-    everything = traceback.extract_tb(error.__traceback__)
-    frames = [frame for frame in everything if not frame.filename.startswith((*_LIBRARIES, "<"))]
-    where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-    what = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    advice = "make that line independent of tensor values" if "data-dependent" in str(error) else "change that code"
-    return f"cannot trace {type(model).__name__}: torch.export failed{where}: {what}; {advice}"
-
-
-def _last_lines(error: Exception) -> str:
-    return "".join(traceback.format_exception_only(error)).strip()
+                mark(node, region_of(source))

@@ -6,9 +6,10 @@ fake tensors run into; its formula is the one of the other attention kernels.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,17 @@ from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
+from autopart.opaque import OpaqueCall
 from autopart.schema.graph import Work
 from autopart.segment import Segment
+from autopart.tracing.operatorshape import operator_shape
 
-__all__ = ["Cost", "cost_segment"]
+__all__ = ["Cost", "booked", "cost_segment"]
 
 aten = torch.ops.aten
 
 _FAMILIES = {
-    "gemm": ("mm", "addmm", "bmm", "baddbmm", "_int_mm", "_scaled_mm", "addmv", "mv", "dot"),
+    "gemm": ("mm", "addmm", "bmm", "baddbmm", "_int_mm", "_scaled_mm", "_grouped_mm", "addmv", "mv", "dot"),
     "convolution": ("convolution", "_convolution", "mkldnn_convolution", "cudnn_convolution"),
     "normalization": (
         "native_layer_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
@@ -70,10 +73,46 @@ def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: 
     """The cost of a segment; call it under the FakeTensorMode that its weights and inputs belong to."""
     weights = {_storage(tensor) for tensor in (*segment.parameters(), *segment.buffers())}
     ledger = _Ledger(inputs, weights)
-    with torch.no_grad(), ledger:
+    with torch.no_grad(), _WithoutKernel(), ledger:  # type: ignore[no-untyped-call]
         fx.Interpreter(segment.body, garbage_collect_values=True).run(*inputs)
     saved = _saved(segment, inputs, weights) if training else Saved(0, (), (), (False,) * len(segment.output_names))
-    return Cost(work=ledger.work(), peak_bytes=ledger.peak_bytes, saved=saved)
+    return Cost(work=_with_recorded(ledger.work(), segment), peak_bytes=ledger.peak_bytes, saved=saved)
+
+
+def _with_recorded(work: tuple[Work, ...], segment: Segment) -> tuple[Work, ...]:
+    """The work with that of opaque calls for which nothing ran, as recorded on real tensors."""
+    calls = [node.target for node in segment.body.graph.nodes if isinstance(node.target, OpaqueCall)]
+    return (*work, *(each for call in calls if not call.runs_on_fakes for each in call.work))
+
+
+@contextlib.contextmanager
+def booked(inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> Iterator[Recorded]:
+    """Books what is run within, real or fake."""
+    own = {_storage(tensor) for tensor in weights}
+    ledger, recorded = _Ledger(inputs, own), Recorded()
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept.setdefault(_storage(tensor), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), ledger:
+        yield recorded
+    recorded.work, recorded.peak_bytes = ledger.work(), ledger.peak_bytes
+    known = own | {_storage(tensor) for tensor in inputs}
+    recorded.saved_inputs = tuple(index for index, tensor in enumerate(inputs) if _storage(tensor) in kept)
+    recorded.saved_bytes = sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in known)
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What was run, once it is over."""
+
+    work: tuple[Work, ...] = ()
+    peak_bytes: int = 0
+    saved_bytes: int = 0
+    """kept for backward, inputs and weights excluded"""
+    saved_inputs: tuple[int, ...] = ()
 
 
 def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) -> Saved:
@@ -83,7 +122,8 @@ def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) 
         kept.setdefault(_storage(tensor), tensor)
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
+    with torch.enable_grad(), _WithoutKernel(), hooks:  # type: ignore[no-untyped-call]
         outputs = segment(*inputs)
     sources = {_storage(tensor): position for position, tensor in reversed(list(enumerate(inputs)))}
     results = {_storage(tensor): position for position, tensor in reversed(list(enumerate(outputs)))}
@@ -100,19 +140,37 @@ def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) 
     return Saved(inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), tuple(out.requires_grad for out in outputs))
 
 
+class _WithoutKernel(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Lets operators run that a trace for another device chose and that the processor has no kernel for.
+
+    ``histc`` of integers: so mixtures of experts in transformers count their tokens, except on the processor.
+    """
+
+    supports_higher_order_operators = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.histc.default and not args[0].is_floating_point():
+            return func(args[0].float(), *args[1:], **(kwargs or {})).to(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
 class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Books every operator that really runs: its family, FLOPs, traffic, and the bytes alive after it."""
 
     def __init__(self, inputs: Sequence[torch.Tensor], weights: set[int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._books: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+        self._books: dict[tuple[str, str, str, tuple[int, ...]], list[int]] = defaultdict(lambda: [0, 0, 0])
         sizes = {_storage(tensor): tensor.untyped_storage().nbytes() for tensor in inputs}
         self._alive = {**dict.fromkeys(weights, 0), **sizes}
         self._live_bytes = self.peak_bytes = sum(sizes.values())
 
+    supports_higher_order_operators = True
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if isinstance(func, torch._ops.HigherOrderOperator):  # torch.cond: which branch will run is not known
+            return result
         outputs = _tensors(result)
         if outputs and not func.is_view and func.overloadpacket.__name__ not in _FREE:
             self._book(func, args, kwargs, result, outputs)
@@ -125,7 +183,8 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = _tensors((args, kwargs))
         written = sum(map(_bytes, outputs))
         read = written if name in _READS_ROWS else sum(map(_bytes, inputs))
-        entry = self._books[_family(name), str(outputs[0].dtype).removeprefix("torch.")]
+        family, dtype = _family(name), str(outputs[0].dtype).removeprefix("torch.")
+        entry = self._books[family, dtype, name, operator_shape(family, args, inputs, outputs)]
         entry[0] += 1
         entry[1] += _flops(packet, args, kwargs, result)
         entry[2] += read + written
@@ -144,8 +203,11 @@ class _Ledger(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def work(self) -> tuple[Work, ...]:
         return tuple(
-            Work(family=family, dtype=dtype, num_calls=calls, flops=flops, traffic_bytes=traffic)
-            for (family, dtype), (calls, flops, traffic) in sorted(self._books.items())
+            Work(
+                family=family, dtype=dtype, num_calls=calls, flops=flops, traffic_bytes=traffic, operator=name,
+                shape=shape,
+            )
+            for (family, dtype, name, shape), (calls, flops, traffic) in sorted(self._books.items())
         )
 
 
@@ -158,6 +220,9 @@ def _family(name: str) -> str:
 def _flops(packet: Any, args: Any, kwargs: Any, result: Any) -> int:
     if packet in flop_registry:
         return int(flop_registry[packet](*args, **kwargs, out_val=result))
+    if packet.__name__ == "_grouped_mm":  # every row meets one expert's matrix
+        groups = result.shape[0] if args[0].dim() == args[1].dim() == 2 else 1
+        return 2 * int(result.numel()) // int(groups) * int(args[0].shape[-1])
     if packet.__name__ == "_scaled_dot_product_flash_attention_for_cpu":
         return int(sdpa_flop_count(*(each.shape for each in args[:3])))  # type: ignore[no-untyped-call]
     return 0

@@ -13,6 +13,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from autopart.customgrad import FunctionCall
+from autopart.opaque import OpaqueCall
+from autopart.recompute import Recompute, region_of
+
 __all__ = ["has_effect", "inseparable_spans", "is_random", "users_of_memory", "with_aliases", "written_inputs"]
 
 _WRITES_STATISTICS = {
@@ -22,6 +26,8 @@ _WRITES_STATISTICS = {
     torch.ops.aten.native_batch_norm.default: (5, (3, 4)),
     torch.ops.aten.cudnn_batch_norm.default: (5, (3, 4)),
 }
+_CALLS_ONCE = {torch.ops.higher_order.wrap_with_autocast, torch.ops.higher_order.wrap_with_set_grad_enabled}
+"""higher-order operators that run one inner graph, whose placeholders are their last arguments"""
 
 
 def has_effect(node: fx.Node) -> bool:
@@ -30,7 +36,12 @@ def has_effect(node: fx.Node) -> bool:
 
 
 def is_random(node: fx.Node) -> bool:
-    """Whether the operator draws from a random number generator (dropping or repeating it changes the stream)."""
+    """Whether the operator draws from a random number generator (dropping or repeating it changes the stream).
+
+    What the user's own code does is not known.
+    """
+    if isinstance(node.target, FunctionCall | OpaqueCall):
+        return True
     inner = _inner_graph(node)
     if inner is not None:
         return any(is_random(each) for each in inner.nodes)
@@ -41,6 +52,11 @@ def written_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
     """The inputs that the operator writes into."""
     if node.op != "call_function":
         return ()
+    if isinstance(node.target, FunctionCall):
+        tensors = list(node.all_input_nodes)
+        return tuple(tensors[index] for index in node.target.writes)
+    if isinstance(node.target, OpaqueCall):
+        return tuple(_nodes([node.args[index] for index in sorted(node.target.written)]))
     inner = _inner_graph(node)
     if inner is not None:
         return _written_by_inner(node, inner)
@@ -61,7 +77,12 @@ def aliased_inputs(node: fx.Node) -> tuple[fx.Node, ...]:
         return ()
     if node.target is operator.getitem:
         return tuple(_nodes([node.args[0]]))
-    if _inner_graph(node) is not None:
+    if isinstance(node.target, OpaqueCall):
+        return tuple(_nodes([node.args[index] for index in sorted(node.target.aliased)]))
+    inner = _inner_graph(node)
+    if inner is not None and node.target in _CALLS_ONCE:
+        return _returned_by_inner(node, inner)
+    if inner is not None or isinstance(node.target, FunctionCall):
         return tuple(node.all_input_nodes)
     if not isinstance(node.target, torch._ops.OpOverload):
         return ()
@@ -97,14 +118,22 @@ def _inner_graph(node: fx.Node) -> fx.Graph | None:
 
 
 def _written_by_inner(node: fx.Node, inner: fx.Graph) -> tuple[fx.Node, ...]:
-    """Outer inputs that the region writes into: its placeholders line up with the last arguments."""
+    """Outer inputs that the region writes into."""
+    return _outer(node, inner, (target for each in inner.nodes for target in written_inputs(each)))
+
+
+def _returned_by_inner(node: fx.Node, inner: fx.Graph) -> tuple[fx.Node, ...]:
+    """Outer inputs whose memory the region may return."""
+    output = next(iter(reversed(inner.nodes)))
+    return _outer(node, inner, output.all_input_nodes)
+
+
+def _outer(node: fx.Node, inner: fx.Graph, found: Iterable[fx.Node]) -> tuple[fx.Node, ...]:
+    """The region's inputs that these inner nodes may be views of: its placeholders line up with the last arguments."""
     placeholders = [each for each in inner.nodes if each.op == "placeholder"]
     outer = dict(zip(placeholders, node.args[len(node.args) - len(placeholders) :], strict=True))
-    written: list[fx.Node] = []
-    for each in inner.nodes:
-        for target in written_inputs(each):
-            written += [outer[root] for root in with_aliases([target]) if isinstance(outer.get(root), fx.Node)]
-    return tuple(dict.fromkeys(written))
+    roots = (outer.get(root) for root in with_aliases(found))
+    return tuple(dict.fromkeys(root for root in roots if isinstance(root, fx.Node)))
 
 
 def with_aliases(nodes: Iterable[fx.Node]) -> set[fx.Node]:
@@ -125,9 +154,10 @@ def inseparable_spans(graph: fx.Graph, constants: set[fx.Node]) -> list[tuple[fx
     * From where memory is made (or first used, for a buffer) to the last operator that writes into it: a copy on
       another device would miss the write.  A written buffer must also stay with its last reader.
     * From an operator whose output is not a tensor to its last user: only tensors cross.
+    * A checkpointed region: it is computed again as a whole.
     """
     order = {node: index for index, node in enumerate(graph.nodes)}
-    spans = []
+    spans = _regions(graph, constants)
     for node in graph.nodes:
         if node.op != "call_function" or node in constants:
             continue
@@ -141,6 +171,16 @@ def inseparable_spans(graph: fx.Graph, constants: set[fx.Node]) -> list[tuple[fx
             readers = [user for user in node.users if user.op == "call_function"]
             spans += [(node, max(readers, key=order.__getitem__))] if readers else []
     return [(first, last) for first, last in spans if last not in constants]
+
+
+def _regions(graph: fx.Graph, constants: set[fx.Node]) -> list[tuple[fx.Node, fx.Node]]:
+    """First and last operator of every checkpointed region."""
+    bounds: dict[Recompute, tuple[fx.Node, fx.Node]] = {}
+    for node in graph.nodes:
+        region = region_of(node)
+        if region is not None and node not in constants:
+            bounds[region] = (bounds.get(region, (node, node))[0], node)
+    return list(bounds.values())
 
 
 def users_of_memory(base: fx.Node) -> set[fx.Node]:

@@ -15,7 +15,7 @@ from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["gathered", "put_back"]
+__all__ = ["gathered", "on_fakes", "put_back"]
 
 _REGISTERS = ("_parameters", "_buffers")
 
@@ -27,7 +27,24 @@ def gathered(
     """Gives the arguments to call with; if all weights are on one device, the same, and nothing is changed."""
     if len({tensor.device for tensor in (*model.parameters(), *model.buffers())}) <= 1:
         yield args, kwargs
-        return
+    else:
+        with _faked(model, args, kwargs) as (near_args, near_kwargs, _):
+            yield near_args, near_kwargs
+
+
+@contextlib.contextmanager
+def on_fakes(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Gives the arguments to call with; whatever the model computes within is fake."""
+    with _faked(model, args, kwargs) as (near_args, near_kwargs, mode), mode:
+        yield near_args, near_kwargs
+
+
+@contextlib.contextmanager
+def _faked(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], FakeTensorMode]]:
     inputs = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
     device = inputs[0].device if inputs else torch.device("cpu")
     registers: list[dict[str, Any]] = [vars(each)[kind] for each in model.modules() for kind in _REGISTERS]
@@ -36,7 +53,8 @@ def gathered(
     try:
         for register in registers:
             register.update({name: fakes(tensor) for name, tensor in register.items() if tensor is not None})
-        yield pytree.tree_map_only(torch.Tensor, fakes, (args, kwargs))
+        near_args, near_kwargs = pytree.tree_map_only(torch.Tensor, fakes, (args, kwargs))
+        yield near_args, near_kwargs, fakes.mode
     finally:
         for register, own in zip(registers, before, strict=True):
             register.update(own)
@@ -58,12 +76,12 @@ class _Fakes:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        self.mode = FakeTensorMode(allow_non_fake_inputs=True)
         self._known: dict[int, torch.Tensor] = {}
 
     def __call__(self, tensor: torch.Tensor) -> torch.Tensor:
         if id(tensor) not in self._known:
-            with self._mode:
+            with self.mode:
                 fake = torch.empty_like(tensor, device=self._device, requires_grad=tensor.requires_grad)
                 is_parameter = isinstance(tensor, nn.Parameter)
                 self._known[id(tensor)] = nn.Parameter(fake.detach(), tensor.requires_grad) if is_parameter else fake

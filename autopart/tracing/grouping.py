@@ -18,6 +18,7 @@ import torch
 from torch import fx
 from torch.utils.flop_counter import flop_registry
 
+from autopart.recompute import region_of
 from autopart.tracing.effects import inseparable_spans, is_random, with_aliases, written_inputs
 
 __all__ = ["Group", "constant_nodes", "group_nodes", "tensor_bytes"]
@@ -52,7 +53,7 @@ def group_nodes(graph: fx.Graph, constants: set[fx.Node]) -> list[Group]:
         home = homes[node]
         if node.target is operator.getitem and node.args[0] in group_of:  # a tuple is never cut from its parts
             group = group_of[node.args[0]]
-        elif groups and groups[-1].path == home:
+        elif groups and groups[-1].path == home and not _begins_anew(node, groups[-1].nodes[-1]):
             group = groups[-1]
         else:
             groups.append(group := Group(path=home, nodes=[]))
@@ -60,6 +61,11 @@ def group_nodes(graph: fx.Graph, constants: set[fx.Node]) -> list[Group]:
         group.share += weight_of[node]
         group_of[node] = group
     return _named(_merge_light(_merge_inseparable(groups, inseparable_spans(graph, constants)), constants))
+
+
+def _begins_anew(node: fx.Node, previous: fx.Node) -> bool:
+    """Whether an operator is or enters a region (autocast, a checkpoint), which is not cut but may be cut off."""
+    return isinstance(node.target, torch._ops.HigherOrderOperator) or region_of(node) != region_of(previous)
 
 
 def constant_nodes(graph: fx.Graph) -> set[fx.Node]:
@@ -109,6 +115,8 @@ def _node_shares(nodes: list[fx.Node]) -> dict[fx.Node, Fraction]:
 
 def rough_flops(node: fx.Node) -> int:
     """FLOPs of matrix multiplications, convolutions and attention from the traced shapes; 0 for all else."""
+    if "flops" in node.meta:  # an opaque call, as recorded
+        return int(node.meta["flops"])
     value = node.meta.get("val")
     name = getattr(node.target, "__name__", str(node.target))
     if isinstance(node.target, torch._ops.HigherOrderOperator):

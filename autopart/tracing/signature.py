@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import fx
 
-__all__ = ["requires_grad", "signature_of"]
+from autopart.recompute import region_of
+
+__all__ = ["inner_operators", "requires_grad", "signature_of", "spelled"]
 
 
 def signature_of(
@@ -32,16 +34,18 @@ def signature_of(
         if isinstance(tensor, torch.Tensor):
             shape = f"{tuple(tensor.shape)}{tuple(tensor.stride())}{tensor.dtype}"
         grad = node.name in differentiable or requires_grad(node)
-        return f"in{order.get(node.name, '')}:{shape}:{grad}:{node.op}{_region(node)}"
+        return f"in{order.get(node.name, '')}:{shape}:{grad}:{node.op}{inner_operators(node)}"
 
-    digest = hashlib.sha256(_spelled(nodes, spell).encode())
+    digest = hashlib.sha256(spelled(nodes, spell).encode())
     made = set(outputs)
     digest.update(" ".join(str(index) for index, node in enumerate(nodes) if node.name in made).encode())
     digest.update(str(len(made)).encode())  # with the constants that it computes itself
+    regions = list(dict.fromkeys(region_of(node) for node in nodes))
+    digest.update(" ".join(str(regions.index(region_of(node))) for node in nodes).encode() if any(regions) else b"")
     return digest.hexdigest()[:16]
 
 
-def _spelled(nodes: Sequence[fx.Node], outer: Callable[[fx.Node], str]) -> str:
+def spelled(nodes: Sequence[fx.Node], outer: Callable[[fx.Node], str]) -> str:
     """Operators with their arguments, a line each; nodes among these by number, others as ``outer`` spells them."""
     label: dict[fx.Node, str] = {node: f"n{index}" for index, node in enumerate(nodes)}
 
@@ -52,7 +56,7 @@ def _spelled(nodes: Sequence[fx.Node], outer: Callable[[fx.Node], str]) -> str:
     return "\n".join(lines)
 
 
-def _region(node: fx.Node) -> str:
+def inner_operators(node: fx.Node) -> str:
     """The operators of a region (autocast, no_grad) that a node stands for."""
     if node.op != "get_attr":
         return ""
@@ -61,7 +65,7 @@ def _region(node: fx.Node) -> str:
         return ""
     nodes = [each for each in found.graph.nodes if each.op != "placeholder"]
     places = {each: index for index, each in enumerate(found.graph.nodes)}
-    return f"({_spelled(nodes, lambda each: f'arg{places[each]}' + _region(each))})"
+    return f"({spelled(nodes, lambda each: f'arg{places[each]}' + inner_operators(each))})"
 
 
 class _Spelled(str):

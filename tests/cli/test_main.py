@@ -17,7 +17,7 @@ from autopart.cli.main import app, main
 from autopart.errors import InfeasibleError, ModelSourceError, RunError, TracingError
 from autopart.schema.store import dump, save_plan
 from autopart.schema.verification import Verification
-from tests.paper import a_measurement, a_plan
+from tests.paper import CHECKS, a_measurement, a_plan
 
 RUN = "import sys\nfrom autopart.cli.main import main\nsys.exit(main({!r}))"
 CANNOT_IMPORT_TORCH = "import sys; sys.modules['torch'] = None\n" + RUN
@@ -29,7 +29,9 @@ def plan_file(tmp_path: Path) -> str:
     return str(tmp_path / "plan.json")
 
 
-VERIFIED = Verification(model="m.py", mode="infer", num_stages=2, batch=4, equal=("outputs", "buffers"))
+VERIFIED = Verification(
+    model="m.py", mode="infer", num_stages=2, batch=4, equal=("outputs", "buffers"), checks=CHECKS
+)
 
 
 @pytest.fixture
@@ -79,8 +81,8 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "devices": ["--json"],
         "explain": ["--json"],
         "export": ["--output", "--to"],
-        "plan": sorted([*shared, "--gap", "--method", "--microbatches", "--objective", "--schedule", "--solver",
-                        "--stages", "--time-limit"]),
+        "plan": sorted([*shared, "--contiguous", "--gap", "--method", "--microbatches", "--objective", "--schedule",
+                        "--solver", "--stages", "--time-limit", "--verify", "--workload"]),
         "profile": shared,
         "report": ["--trace"],
         "run": ["--json", "--output", "--single", "--steps", "--warmup"],
@@ -94,7 +96,7 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "plan", "model.py", "--devices", "2xt4,cpu", "--max-memory", "t4=8GiB", "--max-memory", "cpu=1GiB",
         "--mode", "train", "--batch", "8", "--microbatches", "4", "--schedule", "1f1b", "--dtype", "bf16",
         "--stages", "2", "--method", "even", "--solver", "cbc", "--time-limit", "2min", "--gap", "0.01",
-        "--objective", "latency", "--refresh",
+        "--objective", "latency", "--refresh", "--no-verify",
     ])
     assert code == 0
     (_, _, load), (_, _, planned) = fake_api.calls
@@ -104,7 +106,7 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "devices": "2xt4,cpu", "max_memory": ("t4=8GiB", "cpu=1GiB"), "cluster_file": None, "refresh": True,
         "mode": "train", "batch": 8, "microbatches": 4, "schedule": "1f1b", "optimizer": "adamw", "dtype": "bf16",
         "objective": "latency", "stages": 2, "method": "even", "solver": "cbc", "time_limit_seconds": 120.0,
-        "gap": 0.01,
+        "gap": 0.01, "verify": False,
     }
     assert capsys.readouterr().out.startswith(a_plan().verdict)
 
@@ -138,7 +140,9 @@ def test_run_and_verify_load_as_the_plan_says(
     assert "predicted" in capsys.readouterr().out
     assert main(["verify", plan_file, "model.py"]) == 0
     assert fake_api.calls[-1][:2] == ("verify_source", (a_plan(), "source"))
-    assert "2 stages and the unsplit model agree, on a micro-batch of 4, in" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "2 stages and the unsplit model agree, on a micro-batch of 4" in out
+    assert "values   skipped: the weights have no values" in out
 
 
 @pytest.mark.parametrize(("words", "message"), [

@@ -43,4 +43,4 @@ def test_the_single_device_takes_the_whole_batch_at_once_if_it_can() -> None:
 
 
 def test_every_baseline_is_described() -> None:
-    assert set(DESCRIPTIONS) == {*BASELINES, "single-device"}
+    assert set(DESCRIPTIONS) == {*BASELINES, "greedy", "chain-dp", "single-device"}

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from autopart.reporting import profile_text, trace_text
-from autopart.schema.graph import Graph, Layer, Value, Weight, Work
+from autopart.reporting import profile_text, trace_report, trace_text
+from autopart.schema.graph import Graph, Layer, Note, Value, Weight, Work
 from autopart.schema.profile import KindProfile, Profile
 
 
@@ -35,11 +35,13 @@ def a_graph() -> Graph:
             a_weight("embed.weight", 1000), a_weight("block.weight", 500), a_weight("block.mean", 10, is_buffer=True),
         ),
         values=(a_value(-1, 0), a_value(0, 1, 2), a_value(1, 2), a_value(2, 3)), legal_cuts=(1, 2),
+        notes=(Note(code="opaque-module", message="block runs as it is written", suggestion="change that line",
+                    where="toy.py:3 (if x.sum() > 0:)"),),
     )
 
 
 def test_golden(golden: Callable[[str, str], None]) -> None:
-    golden("trace", trace_text(a_graph()))
+    golden("trace", trace_text(trace_report(a_graph())))
     row = (0.001, 0.002, 0.003)
     kinds = tuple(
         KindProfile(kind=kind, origin="estimated", basis="roofline, data sheet", forward_seconds=row,
@@ -50,11 +52,20 @@ def test_golden(golden: Callable[[str, str], None]) -> None:
 
 
 def test_a_tied_weight_is_said_and_counted_once() -> None:
-    text = trace_text(a_graph())
+    text = trace_text(trace_report(a_graph()))
     assert "1.50k parameters" in text
     assert "1.00k (tied)" in text
 
 
 def test_cuts_show_all_bytes_that_cross_them() -> None:
-    (line,) = [line for line in trace_text(a_graph()).splitlines() if " head " in line]
-    assert line.endswith("4.10 kB")
+    (line,) = [line for line in trace_text(trace_report(a_graph())).splitlines() if " head " in line]
+    assert line.endswith("4.10 kB          2")
+
+
+def test_the_report_has_the_sums_and_every_cut() -> None:
+    report = trace_report(a_graph())
+    assert (report.num_parameters, report.flops, report.saved_bytes) == (1500, 6_000_000, 3000)
+    assert [(cut.boundary, cut.layer, cut.bytes, cut.gradient_bytes) for cut in report.cuts] == [
+        (1, "block", 2048, 2048), (2, "head", 4096, 4096),
+    ]
+    assert report.cuts[1].tensors == ("v0", "v1")

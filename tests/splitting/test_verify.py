@@ -1,69 +1,69 @@
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 from autopart.errors import MismatchError
-from autopart.splitting import verify
-from tests.zoo import split
+from autopart.splitting import SplitModule, verify
+from autopart.tracing import trace
+from tests.zoo import edges, split, stages_of
 
 
-class Counting(nn.Module):
-    """State that no trace sees."""
+class Scaling(nn.Module):
+    """An attribute that a trace fixes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two, self.three = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.calls = 0
+        self.factor = 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        self.calls += 1
-        return self.three(self.two(self.one(x)) * self.calls)  # type: ignore[no-any-return]
+        return self.three(self.two(self.one(x)) * self.factor)  # type: ignore[no-any-return]
 
 
-class Tripled(torch.autograd.Function):
-    """Hands back three times the gradient."""
+class Detaching(nn.Module):
+    """Loses the gradient between its layers, where it is told to."""
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return gradient * 3
-
-
-class Custom(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two, self.three = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
+        self.detaches = False
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = Tripled.apply(self.two(self.one(x)))  # type: ignore[no-untyped-call]
-        return self.three(y)  # type: ignore[no-any-return]
+        y = self.two(self.one(x))
+        return self.three(y.detach() if self.detaches else y)  # type: ignore[no-any-return]
+
+
+def _split_without_gradients(model: Detaching) -> SplitModule:
+    """A split whose trace is not of what the model does."""
+    model.detaches = True
+    wrong = trace(model, (X,), training=model.training)
+    model.detaches = False
+    return SplitModule(model, stages_of(wrong, edges(len(wrong.graph.layers), 2)), lambda *_: wrong)
 
 
 X = torch.randn(3, 4, generator=torch.Generator().manual_seed(0))
 
 
 def test_different_outputs_name_the_first_layer() -> None:
-    model = Counting().eval()
+    model = Scaling().eval()
+    traced = trace(model, (X,), training=False)
+    divided = SplitModule(model, stages_of(traced, edges(len(traced.graph.layers), 2)), lambda *_: traced)
+    model.factor = 2
     with pytest.raises(MismatchError, match=r"output 0 differs .* by up to .* the first layer that differs is three"):
-        verify(split(model, (X,), {}), model, (X,), {})
+        verify(divided, model, (X,), {})
 
 
 def test_different_gradients_name_the_first_layer() -> None:
-    model = Custom().train()
+    model = Detaching().train()
     with pytest.raises(MismatchError, match=r"gradient of one\.\w+ differs .* \(4 of 6 do\).* is one$"):
-        verify(split(model, (X,), {}), model, (X,), {})
+        verify(_split_without_gradients(model), model, (X,), {})
 
 
 def test_in_eval_mode_gradients_do_not_matter() -> None:
-    model = Custom().eval()
-    verify(split(model, (X,), {}), model, (X,), {})
+    model = Detaching().eval()
+    verify(_split_without_gradients(model), model, (X,), {})
 
 
 class Rebinding(nn.Module):
@@ -120,3 +120,69 @@ def test_random_numbers_go_on_as_if_nothing_had_been() -> None:
 def test_not_a_number_equals_itself() -> None:
     model = _net().eval()
     verify(split(model, (X,), {}), model, (X * torch.nan,), {})
+
+
+def test_how_much_was_compared() -> None:
+    model = _net().train()
+    compared = verify(split(model, (X,), {}), model, (X,), {})
+    assert (compared.num_outputs, compared.num_gradients, compared.num_buffers, compared.is_exact) == (1, 6, 3, True)
+
+
+def test_the_gradient_of_an_input_counts() -> None:
+    model, x = _net().train(), X.clone().requires_grad_()
+    assert verify(split(model, (x,), {}), model, (x,), {}).num_gradients == 7
+    assert x.grad is None
+
+
+def test_hooks_that_step_an_optimizer_do_not_run() -> None:
+    model = _net().train()
+    for weight in model.parameters():
+        weight.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+            lambda weight: weight.data.zero_()
+        )
+    before = [weight.detach().clone() for weight in model.parameters()]
+    verify(split(model, (X,), {}), model, (X,), {})
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), before, strict=True))
+
+
+class Structured(nn.Module):
+    """Says in its result how it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.number = nn.Linear(4, 4), nn.Linear(4, 4), 1
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, int]:
+        return self.two(self.one(x)), self.number
+
+
+def test_a_result_that_is_no_tensor_counts() -> None:
+    model = Structured().eval()
+    traced = trace(model, (X,), training=False)
+    divided = SplitModule(model, stages_of(traced, edges(len(traced.graph.layers), 2)), lambda *_: traced)
+    verify(divided, model, (X,), {})
+    model.number = 2
+    with pytest.raises(MismatchError, match="another structure"):
+        verify(divided, model, (X,), {})
+
+
+class Keeping(nn.Module):
+    """Keeps what it has seen, as rotary embeddings do, without that mattering."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.longest, self.seen = 0, [0]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.longest = max(self.longest, len(x))
+        self.seen.append(len(x))
+        return self.two(self.one(x))  # type: ignore[no-any-return]
+
+
+def test_state_that_does_not_matter_is_put_back() -> None:
+    model = Keeping().eval()
+    divided = split(model, (X,), {})
+    before = model.longest, list(model.seen)
+    verify(divided, model, (X,), {})
+    assert (model.longest, model.seen) == before

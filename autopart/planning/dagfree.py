@@ -1,0 +1,119 @@
+"""Placements without contiguity: from the contiguous one by search, proven or improved by an integer program."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+from autopart.planning.dagbalance import balance_bound, balance_prices, simple_prices
+from autopart.planning.dagmerge import absorb_leaves
+from autopart.planning.dagplan import Placement, largest_load, place_nodes
+from autopart.planning.dagproblem import DagProblem, Part, part_bytes
+from autopart.planning.dagprogram import improve_or_prove
+from autopart.planning.dagsearch import search
+from autopart.schema.job import SolverName
+
+__all__ = ["non_contiguous"]
+
+MOST_ROUNDS = 60
+
+MOST_MOVES = 500
+"""per round"""
+
+MOST_VARIABLES = 60_000
+"""of the integer program; a larger one does not get beyond its first relaxation in a minute"""
+
+SEARCH_SHARE = 0.3
+"""of the time, for the search before the program"""
+
+POLISH_SHARE = 0.1
+"""of the time, for the search after the program has found something better"""
+
+SHARP = 0.9
+"""the program is asked for a little more than the gap wanted, which tolerances then take away"""
+
+
+def non_contiguous(
+    problem: DagProblem, start: Placement, *, solver: SolverName, gap: float, time_limit_seconds: float,
+    clock: Callable[[], float],
+) -> Placement:
+    """The best placement of any shape; ``start`` is where the search begins, if it fits."""
+    began = clock()
+    light = absorb_leaves(problem, with_bytes=False).problem
+    balance = max(balance_bound(light, way(light)) for way in (balance_prices, simple_prices))
+    start_parts = _start(light, start.parts)
+    parts = _searched(light, start_parts, balance * (1 + gap), began + SEARCH_SHARE * time_limit_seconds, clock)
+    value = largest_load(light, parts)
+    bound, name, solved_by = balance, "fractional balance", "tabu search"
+    if value > bound * (1 + gap) and _num_variables(light) <= MOST_VARIABLES:
+        left = max((1 - POLISH_SHARE) * time_limit_seconds - (clock() - began), 1.0)
+        verdict = improve_or_prove(
+            light, incumbent=value if parts else _worst(light), bound=bound, gap=SHARP * gap, solver=solver,
+            time_limit_seconds=left, clock=clock,
+        )
+        parts, value = min(((parts, value), _checked(light, verdict.parts)), key=lambda pair: pair[1])
+        if verdict.bound > bound:
+            bound, name = verdict.bound, "integer program"
+        solved_by = f"tabu search, {verdict.solver}"
+        if verdict.parts and value > bound * (1 + gap):
+            parts = _searched(light, parts, bound * (1 + gap), clock() + POLISH_SHARE * time_limit_seconds, clock)
+            value = largest_load(light, parts)
+    return Placement(
+        parts=place_nodes(light, parts), objective=value, bound=min(bound, value), bound_name=name, solver=solved_by
+    )
+
+
+def _searched(
+    problem: DagProblem, parts: tuple[Part, ...], target: float, deadline: float, clock: Callable[[], float]
+) -> tuple[Part, ...]:
+    if not parts:
+        return ()
+    return search(
+        problem, parts, num_rounds=min(MOST_ROUNDS, 4 + 2 * problem.num_items),
+        moves_per_round=min(MOST_MOVES, 20 * problem.num_items), target=target, out_of_time=lambda: clock() >= deadline,
+    )
+
+
+def _num_variables(problem: DagProblem) -> int:
+    devices = sum(kind.count for kind in problem.kinds)
+    return devices * (problem.num_items + 2 * len(problem.nets))
+
+
+def _worst(problem: DagProblem) -> float:
+    """No placement has a larger load."""
+    times = (max((t for t in column if math.isfinite(t)), default=0.0) for column in zip(*problem.times, strict=True))
+    factor = max(kind.transfer_factor for kind in problem.kinds)
+    return math.fsum(times) + factor * math.fsum(net.cost for net in problem.nets)
+
+
+def _checked(problem: DagProblem, parts: tuple[Part, ...]) -> tuple[tuple[Part, ...], float]:
+    """What a solver calls a placement, with its load; inf if it does not fit."""
+    fits = all(part_bytes(problem, part) <= problem.kinds[part.kind].capacity_bytes * (1 + 1e-12) for part in parts)
+    return (parts, largest_load(problem, parts)) if fits else ((), math.inf)
+
+
+def _start(problem: DagProblem, parts: Iterable[tuple[int, tuple[int, ...]]]) -> tuple[Part, ...]:
+    """The placement of nodes as one of items; if there is none, or it tears items apart, the largest items first."""
+    item_of = {node: item for item, nodes in enumerate(problem.members) for node in nodes}
+    given = tuple(Part(kind=kind, items=tuple(sorted({item_of[node] for node in nodes}))) for kind, nodes in parts)
+    if given and sum(len(part.items) for part in given) == problem.num_items:
+        return given
+    return _first_fit(problem)
+
+
+def _first_fit(problem: DagProblem) -> tuple[Part, ...]:
+    """Every item, largest first, on the first device that has room for it; () if one finds none."""
+    devices = [(g, kind.capacity_bytes) for g, kind in enumerate(problem.kinds) for _ in range(kind.count)]
+    room = [capacity for _, capacity in devices]
+    held: list[list[int]] = [[] for _ in devices]
+    for item in sorted(range(problem.num_items), key=lambda item: -problem.sizes[item]):
+        fits = (
+            at for at, (g, _) in enumerate(devices)
+            if math.isfinite(problem.times[g][item]) and problem.sizes[item] <= room[at]
+        )
+        at = next(fits, None)
+        if at is None:
+            return ()
+        held[at].append(item)
+        room[at] -= problem.sizes[item]
+    return tuple(Part(kind=g, items=tuple(sorted(items))) for (g, _), items in zip(devices, held, strict=True) if items)

@@ -1,0 +1,86 @@
+"""The greedy type-block plan: devices of a kind side by side, each filled up to the least time that works."""
+
+from __future__ import annotations
+
+from itertools import accumulate, islice, permutations
+
+import numpy as np
+import numpy.typing as npt
+
+from autopart.planning.costs import Layout
+from autopart.planning.groups import group_devices, link_between
+from autopart.planning.memory import MemoryTerms, Rules, memory_terms, num_in_flight
+from autopart.planning.tables import facts_table, receive_seconds
+from autopart.schema.device import Cluster, Device
+from autopart.schema.job import Job, ScheduleName
+from autopart.schema.problem import Candidate
+
+__all__ = ["greedy_layouts"]
+
+MOST_ORDERS = 6
+NUM_HALVINGS = 20
+MOST_BOUNDARIES = 400
+"""above that the memory tables take long: only so many legal cuts are looked at"""
+
+
+def greedy_layouts(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> list[Layout]:
+    """For every order of the kinds (at most six) the layout of the least time limit that greedy filling keeps."""
+    cuts = sorted(set(candidate.graph.legal_cuts))
+    cuts = cuts[:: -(-len(cuts) // MOST_BOUNDARIES)] if cuts else []
+    ends = (0, *cuts, len(candidate.graph.layers))
+    rules = Rules.of(job, schedule, candidate.num_microbatches)
+    terms = memory_terms(facts_table(candidate.graph, ends), rules)
+    layouts = []
+    for order in islice(permutations(group_devices(cluster)), MOST_ORDERS):
+        devices = tuple(device for group in order for device in group.devices)
+        filled = _tightest(candidate, cluster, devices, ends, terms, rules)
+        if filled:
+            layouts.append(Layout(
+                num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=filled,
+                devices=tuple(device.name for device in devices[: len(filled) - 1]),
+            ))
+    return layouts
+
+
+def _tightest(
+    candidate: Candidate, cluster: Cluster, devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms,
+    rules: Rules,
+) -> tuple[int, ...]:
+    """Boundaries under the least limit that works, () if none does."""
+    elapsed, receives = [], []
+    for index, device in enumerate(devices):
+        kind = candidate.profile.kind(device.kind)
+        rows = zip(kind.forward_seconds, kind.backward_seconds, strict=True)
+        sums = [0.0, *accumulate((forward + backward * rules.training) / device.speed for forward, backward in rows)]
+        elapsed.append(np.asarray(sums)[list(ends)])
+        link = link_between(cluster, devices[index - 1], device) if index else None
+        none = np.full(len(ends), np.inf if index else 0.0)
+        receives.append(
+            none if link is None else receive_seconds(candidate.graph, link, ends, gradients=rules.training)
+        )
+    best: tuple[int, ...] = ()
+    low, high = 0.0, 2 * max(float(each[-1]) for each in elapsed)
+    for _ in range(NUM_HALVINGS):
+        middle = (low + high) / 2
+        filled = _fill(devices, ends, terms, rules, elapsed, receives, middle)
+        best, low, high = (filled, low, middle) if filled else (best, middle, high)
+    return best
+
+
+def _fill(
+    devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms, rules: Rules,
+    elapsed: list[npt.NDArray[np.float64]], receives: list[npt.NDArray[np.float64]], limit: float,
+) -> tuple[int, ...]:
+    boundaries, begin = [0], 0
+    for index, device in enumerate(devices):
+        total = terms.total(num_in_flight(rules, len(devices), index))[begin]
+        seconds = elapsed[index] - elapsed[index][begin] + receives[index][begin]
+        fitting = np.flatnonzero((seconds <= limit) & (total <= device.memory_bytes))
+        fitting = fitting[fitting > begin]
+        if not len(fitting):
+            return ()
+        begin = int(fitting[-1])
+        boundaries.append(ends[begin])
+        if begin == len(ends) - 1:
+            return tuple(boundaries)
+    return ()

@@ -1,0 +1,163 @@
+"""The programs that ranks follow: the order of computing, with the messages that torch puts around it.
+
+An instruction is a pair of integers.  The argument of a computation is ``stage * M + microbatch``; that of a message is
+``sender * M + microbatch`` for a value, and so much plus ``V * M`` for a gradient (V stages, M micro-batches).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+from autopart.planning.orders import ORDERS, Action, Deed, num_rounds
+from autopart.schema.job import ScheduleName
+
+__all__ = ["DEEDS", "POST", "RECEIVE", "SEND", "WAIT", "Program", "Size", "programs_of"]
+
+Program = tuple[tuple[int, int], ...]
+
+DEEDS: tuple[Deed, ...] = ("forward", "backward", "input", "weight")
+SEND, POST, RECEIVE, WAIT = range(4, 8)
+"""send: start one, go on; post: be ready for one, go on; receive: post and wait for it; wait: until one sent is gone"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How many of everything a schedule has."""
+
+    num_ranks: int
+    num_local: int
+    """stages of every rank"""
+    num_microbatches: int
+    training: bool
+
+    @property
+    def num_stages(self) -> int:
+        """Number of virtual stages V."""
+        return self.num_ranks * self.num_local
+
+    def value(self, act: int, sender: int, microbatch: int) -> list[tuple[int, int]]:
+        """An instruction about a value on its way from ``sender`` to the next stage; [] if there is none."""
+        exists = 0 <= sender < self.num_stages - 1 and 0 <= microbatch < self.num_microbatches
+        return [(act, sender * self.num_microbatches + microbatch)] if exists else []
+
+    def gradient(self, act: int, sender: int, microbatch: int) -> list[tuple[int, int]]:
+        """An instruction about a gradient on its way from ``sender`` to the stage before; [] if there is none."""
+        exists = 0 < sender < self.num_stages and 0 <= microbatch < self.num_microbatches
+        return [(act, (self.num_stages + sender) * self.num_microbatches + microbatch)] if exists else []
+
+    def compute(self, deed: Deed, stage: int, microbatch: int) -> list[tuple[int, int]]:
+        """An instruction to compute."""
+        return [(DEEDS.index(deed), stage * self.num_microbatches + microbatch)]
+
+
+def _gpipe(size: Size) -> list[list[tuple[int, int]]]:
+    """All forwards, then all backwards; sends are waited for only at the end of each half."""
+    programs = []
+    for s in range(size.num_stages):
+        program: list[tuple[int, int]] = []
+        each = range(size.num_microbatches)
+        for m in each:
+            program += size.value(RECEIVE, s - 1, m) + size.compute("forward", s, m) + size.value(SEND, s, m)
+        for m in each if size.training else ():
+            program += size.value(WAIT, s, m)
+        for m in each if size.training else ():
+            program += size.gradient(RECEIVE, s + 1, m) + size.compute("backward", s, m) + size.gradient(SEND, s, m)
+        for m in each if size.training else ():
+            program += size.gradient(WAIT, s, m)
+        programs.append(program)
+    return programs
+
+
+def _one_forward_one_backward(size: Size) -> list[list[tuple[int, int]]]:
+    """Each send fused with the next receive."""
+    assert size.training, "1F1B is a training schedule"
+    return [_fused(size, s) for s in range(size.num_stages)]
+
+
+def _fused(size: Size, s: int) -> list[tuple[int, int]]:
+    num = size.num_microbatches
+    ahead = min(num, size.num_stages - s)
+    program: list[tuple[int, int]] = []
+    for m in range(ahead):
+        program += size.value(RECEIVE, s - 1, m) + size.compute("forward", s, m) + size.value(WAIT, s, m - 1)
+        program += size.value(SEND, s, m) if m < ahead - 1 else []
+    for m in range(num):
+        fused = m + ahead - 1
+        steady = fused < num
+        program += size.value(SEND, s, fused) if steady else []
+        program += size.gradient(RECEIVE, s + 1, m)
+        program += size.value(WAIT, s, fused) if steady else []
+        program += size.compute("backward", s, m)
+        program += [] if steady else size.gradient(WAIT, s, m - 1)
+        program += size.gradient(SEND, s, m)
+        if m + ahead < num:
+            program += size.value(RECEIVE, s - 1, m + ahead) + size.gradient(WAIT, s, m)
+            program += size.compute("forward", s, m + ahead)
+    return program + size.gradient(WAIT, s, num - 1)
+
+
+def _looped(schedule: ScheduleName, size: Size) -> list[list[tuple[int, int]]]:
+    """Interleaved schedules: torch's ``_add_send_recv``, which posts a receive where it schedules the send."""
+    rounds = num_rounds(size.num_ranks, size.num_microbatches)
+    if size.num_microbatches % rounds:
+        raise ValueError(f"{schedule} on {size.num_ranks} devices cannot run {size.num_microbatches} micro-batches: "
+                         f"they have to be a multiple of {rounds}")
+    left = [
+        list(reversed(ORDERS[schedule](rank, size.num_ranks, size.num_local, size.num_microbatches)))
+        for rank in range(size.num_ranks)
+    ]
+    programs: list[list[tuple[int, int]]] = [[] for _ in left]
+    done: set[tuple[bool, int, int]] = set()
+    while any(left):
+        before = len(done)
+        for rank, actions in enumerate(left):
+            if actions and _is_ready(size, actions[-1], done):
+                _lower(size, actions.pop(), programs, rank, done)
+        assert len(done) > before or not any(left), "the schedule cannot be lowered"
+    return programs
+
+
+def _is_ready(size: Size, action: Action, done: set[tuple[bool, int, int]]) -> bool:
+    """Whether the message that an action needs has been scheduled to be sent."""
+    if action.deed == "weight":
+        return True
+    forward = action.deed == "forward"
+    needs = action.stage - 1 if forward else action.stage + 1
+    return not 0 <= needs < size.num_stages or (forward, needs, action.microbatch) in done
+
+
+def _lower(
+    size: Size, action: Action, programs: list[list[tuple[int, int]]], rank: int, done: set[tuple[bool, int, int]]
+) -> None:
+    stage, m = action.stage, action.microbatch
+    forward = action.deed == "forward"
+    message = size.value if forward else size.gradient
+    other = stage + (1 if forward else -1)
+    moves = size.num_ranks > 1 and action.deed != "weight"
+    if moves:
+        programs[rank] += message(RECEIVE, stage - (1 if forward else -1), m)
+    programs[rank] += size.compute(action.deed, stage, m)
+    if moves and message(SEND, stage, m):
+        programs[rank] += message(SEND, stage, m)
+        programs[other % size.num_ranks] += message(POST, stage, m)
+    done.add((forward, stage, m) if action.deed != "weight" else (forward, -1 - stage, m))
+
+
+PROGRAMS: dict[ScheduleName, Callable[[Size], list[list[tuple[int, int]]]]] = {
+    "gpipe": _gpipe,
+    "1f1b": _one_forward_one_backward,
+    "interleaved": lambda size: _looped("interleaved", size),
+    "zero-bubble": lambda size: _looped("zero-bubble", size),
+}
+
+
+@lru_cache(maxsize=32)
+def programs_of(schedule: ScheduleName, size: Size) -> tuple[Program, ...]:
+    """The program of every rank.
+
+    Raises:
+        ValueError: the schedule cannot run so many micro-batches.
+    """
+    return tuple(tuple(program) for program in PROGRAMS[schedule](size))

@@ -1,0 +1,147 @@
+"""Several devices as one stage: tensor and data parallel groups of one kind, and recomputing in the backward.
+
+A stage of width ``tensor * data`` cuts its micro-batch into ``data`` parts of whole samples, and every layer that has
+weights over ``tensor`` devices (Shoeybi et al. 2019, section 3).  What that costs:
+
+* collectives: an all-reduce of n bytes over p devices takes ``2 (p - 1) (latency + n / (p bandwidth))`` in a ring
+  (Patarasuk and Yuan 2009).  A layer pays one of its output per pair of matrix products (at least one), in forward and
+  again in backward; the replicas exchange the weights' gradients once per step.
+* memory: weights, gradients and optimizer over ``tensor``; saved activations by (10 + 24 / tensor) / 34 (Korthikanti et
+  al. 2022, equation 2, without the scores), and everything of a micro-batch over ``data``.
+* recompute keeps the inputs of layers only, and runs each layer's forward again before its backward.
+
+Boundaries are charged as one message over one link, whatever the widths at its ends: never less than it takes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import product
+
+import numpy as np
+
+from autopart.planning.memory import StageFacts
+from autopart.schema.device import Device, Link
+from autopart.schema.graph import Graph, Layer
+from autopart.schema.job import Job
+from autopart.schema.problem import Candidate
+
+__all__ = ["ALONE", "Times", "Way", "all_reduce_seconds", "gradient_seconds", "layer_times", "shared_facts", "ways"]
+
+REPLICATED, SHARDED = 10, 24
+"""of the 34 bytes per token and hidden unit that a transformer layer saves, those on every device and those shared"""
+
+MATRIX_FAMILIES = ("gemm", "convolution")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """How a stage is run."""
+
+    tensor: int = 1
+    data: int = 1
+    recompute: bool = False
+
+    @property
+    def width(self) -> int:
+        """Devices it takes."""
+        return self.tensor * self.data
+
+
+ALONE = Way()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Times:
+    """Seconds of every layer, for one micro-batch; the optimizer's once per step."""
+
+    forward: tuple[float, ...]
+    backward: tuple[float, ...]
+    optimizer: tuple[float, ...]
+
+
+def ways(job: Job, batch_size: int, num_devices: int) -> tuple[Way, ...]:
+    """The ways that a job allows on a group of so many devices; replicas divide the micro-batch."""
+    recomputes = {"never": (False,), "always": (True,), "auto": (False, True)}[job.recompute]
+    return tuple(
+        Way(tensor=tensor, data=data, recompute=recompute)
+        for tensor, data, recompute in product(_powers(job.tensor_parallel), _powers(job.data_parallel), recomputes)
+        if tensor * data <= num_devices and batch_size % data == 0
+    )
+
+
+def _powers(most: int) -> tuple[int, ...]:
+    return tuple(2**exponent for exponent in range(most.bit_length()))
+
+
+def all_reduce_seconds(link: Link, num_devices: int, num_bytes: float) -> float:
+    """A ring all-reduce."""
+    each = num_bytes / num_devices / link.bandwidth_bytes_per_second
+    return 2 * (num_devices - 1) * (link.latency_seconds + each)
+
+
+def layer_times(candidate: Candidate, device: Device, link: Link | None, way: Way, *, training: bool) -> Times:
+    """The time of every layer on a group of devices like ``device``, joined by ``link``."""
+    kind = candidate.profile.kind(device.kind)
+    forward, backward, optimizer = [], [], []
+    outputs = _output_bytes(candidate.graph) if way.tensor > 1 else ()
+    for index, layer in enumerate(candidate.graph.layers):
+        shard, collective = 1, 0.0
+        if way.tensor > 1 and layer.weights:
+            assert link is not None, "several devices need a link"
+            shard = way.tensor
+            collective = _num_pairs(layer) * all_reduce_seconds(link, way.tensor, outputs[index] / way.data)
+        once = kind.forward_seconds[index] / device.speed / (shard * way.data) + collective
+        twice = kind.backward_seconds[index] / device.speed / (shard * way.data) + collective
+        forward.append(once)
+        backward.append((twice + (once if way.recompute else 0.0)) if training else 0.0)
+        optimizer.append(kind.optimizer_seconds[index] / device.speed / shard if training else 0.0)
+    return Times(forward=tuple(forward), backward=tuple(backward), optimizer=tuple(optimizer))
+
+
+def _num_pairs(layer: Layer) -> int:
+    """Pairs of matrix products, the first cut by columns and the second by rows, each with one all-reduce."""
+    num_products = sum(work.num_calls for work in layer.work if work.family in MATRIX_FAMILIES)
+    return max(1, (num_products + 1) // 2)
+
+
+def _output_bytes(graph: Graph) -> tuple[int, ...]:
+    """The largest value that every layer produces."""
+    largest = [0] * len(graph.layers)
+    for value in graph.values:
+        if value.producer >= 0:
+            largest[value.producer] = max(largest[value.producer], value.bytes)
+    return tuple(largest)
+
+
+def gradient_seconds(link: Link | None, way: Way, trainable_bytes: float) -> float:
+    """What the replicas of a stage spend on their gradients, once per step."""
+    if way.data == 1:
+        return 0.0
+    assert link is not None, "several devices need a link"
+    return all_reduce_seconds(link, way.data, trainable_bytes / way.tensor)
+
+
+def shared_facts(facts: StageFacts, way: Way) -> StageFacts:
+    """What one device of the group holds of a stage; for integers and arrays alike, rounded up."""
+    if way == ALONE:
+        return facts
+
+    def per_tensor(num_bytes: object) -> object:
+        return -(-np.asarray(num_bytes) // way.tensor)
+
+    def per_sample(num_bytes: object) -> object:
+        return -(-np.asarray(num_bytes) // way.data)
+
+    shares = REPLICATED * way.tensor + SHARDED, (REPLICATED + SHARDED) * way.tensor
+    saved = facts.inputs if way.recompute else -(-np.asarray(facts.saved) * shares[0] // shares[1])
+    return replace(
+        facts,
+        weights=per_tensor(facts.weights), trainable=per_tensor(facts.trainable),
+        largest_trainable=per_tensor(facts.largest_trainable), largest_tied=per_tensor(facts.largest_tied),
+        saved=per_sample(saved), largest_peak=per_sample(facts.largest_peak),
+        recomputed=per_sample(facts.largest_saved) if way.recompute else 0 * np.asarray(facts.saved),
+        kept=per_sample(facts.kept), incoming=per_sample(facts.incoming),
+        incoming_gradient=per_sample(facts.incoming_gradient), outgoing=per_sample(facts.outgoing),
+        outgoing_gradient=per_sample(facts.outgoing_gradient),
+    )

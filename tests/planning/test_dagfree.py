@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+
+from autopart.planning.dagfree import non_contiguous
+from autopart.planning.dagplan import Placement, contiguous, largest_load
+from autopart.planning.dagproblem import DagProblem, Part, part_bytes
+from autopart.planning.dagprogram import Verdict, improve_or_prove
+from autopart.planning.dagsearch import search
+from tests.planning.test_dagsplit import PLAIN, assignments, problems, value
+
+
+def small(problem: DagProblem) -> DagProblem:
+    return replace(problem, kinds=(replace(problem.kinds[0], count=2), replace(problem.kinds[1], count=1)))
+
+
+@settings(deadline=None, max_examples=25)
+@given(problem=problems())
+def test_non_contiguous_is_as_good_as_brute_force(problem: DagProblem) -> None:
+    problem = small(problem)
+    best = min(value(problem, parts) for parts in assignments(problem))
+    start = contiguous(problem, out_of_time=lambda: False)
+    found = non_contiguous(
+        problem, start, solver="auto", gap=1e-4, time_limit_seconds=20.0, clock=time.perf_counter
+    )
+    parts = tuple(Part(kind=kind, items=nodes) for kind, nodes in found.parts)
+    assert found.objective == pytest.approx(best, rel=2e-4)
+    assert found.bound <= best * (1 + 1e-9) + 1e-9
+    assert value(problem, parts) == pytest.approx(found.objective)
+    assert found.objective <= start.objective
+
+
+@settings(deadline=None, max_examples=25)
+@given(problem=problems(most_items=8))
+def test_search_keeps_what_fits_and_never_gets_worse(problem: DagProblem) -> None:
+    start = contiguous(problem, out_of_time=lambda: False)
+    if not start.parts:
+        return
+    parts = tuple(Part(kind=kind, items=nodes) for kind, nodes in start.parts)
+    better = search(problem, parts, num_rounds=3, moves_per_round=30, out_of_time=lambda: False)
+    assert largest_load(problem, better) <= start.objective
+    assert sorted(item for part in better for item in part.items) == list(range(problem.num_items))
+    for part in better:
+        assert part_bytes(problem, part) <= problem.kinds[part.kind].capacity_bytes
+    assert better == search(problem, parts, num_rounds=3, moves_per_round=30, out_of_time=lambda: False)
+
+
+@pytest.mark.parametrize("solver", ["highs", "cbc"])
+def test_the_program_proves_an_optimum_and_improves_what_is_not(solver: str) -> None:
+    best = min(value(PLAIN, parts) for parts in assignments(PLAIN))
+
+    def ask(incumbent: float) -> Verdict:
+        return improve_or_prove(
+            PLAIN, incumbent=incumbent, bound=0.0, gap=1e-3, solver=solver,  # type: ignore[arg-type]
+            time_limit_seconds=20.0, clock=time.perf_counter,
+        )
+
+    proof = ask(best)
+    assert proof.parts == () and best / 1.0011 <= proof.bound <= best
+    better = ask(2 * best)
+    assert largest_load(PLAIN, better.parts) == pytest.approx(best, rel=1e-3)
+
+
+def test_a_start_that_does_not_fit_is_replaced() -> None:
+    tight = replace(PLAIN, kinds=(replace(PLAIN.kinds[0], capacity_bytes=2.0),))
+    nothing = Placement(parts=(), objective=math.inf, bound=math.inf, bound_name="", solver="")
+    found = non_contiguous(tight, nothing, solver="auto", gap=1e-3, time_limit_seconds=20.0, clock=time.perf_counter)
+    assert found.objective == pytest.approx(min(value(tight, parts) for parts in assignments(tight)))
+
+
+def test_nothing_fits() -> None:
+    tight = replace(PLAIN, kinds=(replace(PLAIN.kinds[0], capacity_bytes=1.0),))
+    nothing = Placement(parts=(), objective=math.inf, bound=math.inf, bound_name="", solver="")
+    found = non_contiguous(tight, nothing, solver="auto", gap=1e-3, time_limit_seconds=20.0, clock=time.perf_counter)
+    assert found.parts == () and found.objective == math.inf
