@@ -77,8 +77,8 @@ def jittered_chain(num_layers: int, kinds: tuple[str, ...], num_microbatches: in
 
 
 def _candidate(
-    rows: Sequence[tuple[int, ...]], values: Sequence[int], kinds: tuple[str, ...], num_microbatches: int, *, training: bool,
-    batch_size: int = 1,
+    rows: Sequence[tuple[int, ...]], values: Sequence[int], kinds: tuple[str, ...], num_microbatches: int, *,
+    training: bool, batch_size: int = 1,
 ) -> Candidate:
     graph = Graph(
         model="chain", fingerprint="chain", training=training, batch_size=batch_size,
