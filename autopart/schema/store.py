@@ -185,7 +185,7 @@ def _json(text: str, where: str) -> object:
     try:
         return loads(text, parse_constant=refuse)
     except json.JSONDecodeError as error:
-        ended = error.pos >= len(text.rstrip())
+        ended = error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string")
         what = "ends too early (truncated?)" if ended else "is not JSON"
         raise FileFormatError(
             f"{where} {what}: {error.msg} at line {error.lineno}, column {error.colno}; write the file anew"

@@ -81,8 +81,9 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "devices": ["--json"],
         "explain": ["--json"],
         "export": ["--output", "--to"],
-        "plan": sorted([*shared, "--contiguous", "--gap", "--method", "--microbatches", "--objective", "--schedule",
-                        "--solver", "--stages", "--time-limit", "--verify", "--workload"]),
+        "plan": sorted([*shared, "--contiguous", "--data-parallel", "--forbid", "--gap", "--method", "--microbatches",
+                        "--objective", "--pin", "--recompute", "--schedule", "--solver", "--stages",
+                        "--tensor-parallel", "--time-limit", "--together", "--verify", "--workload"]),
         "profile": shared,
         "report": ["--trace"],
         "run": ["--json", "--output", "--single", "--steps", "--warmup"],
@@ -96,7 +97,8 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "plan", "model.py", "--devices", "2xt4,cpu", "--max-memory", "t4=8GiB", "--max-memory", "cpu=1GiB",
         "--mode", "train", "--batch", "8", "--microbatches", "4", "--schedule", "1f1b", "--dtype", "bf16",
         "--stages", "2", "--method", "even", "--solver", "cbc", "--time-limit", "2min", "--gap", "0.01",
-        "--objective", "latency", "--refresh", "--no-verify",
+        "--objective", "latency", "--refresh", "--no-verify", "--data-parallel", "2", "--tensor-parallel", "4",
+        "--recompute", "auto", "--pin", "a=t4:0", "--forbid", "b=cpu", "--together", "a,c",
     ])
     assert code == 0
     (_, _, load), (_, _, planned) = fake_api.calls
@@ -106,7 +108,8 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "devices": "2xt4,cpu", "max_memory": ("t4=8GiB", "cpu=1GiB"), "cluster_file": None, "refresh": True,
         "mode": "train", "batch": 8, "microbatches": 4, "schedule": "1f1b", "optimizer": "adamw", "dtype": "bf16",
         "objective": "latency", "stages": 2, "method": "even", "solver": "cbc", "time_limit_seconds": 120.0,
-        "gap": 0.01, "verify": False,
+        "gap": 0.01, "verify": False, "data_parallel": 2, "tensor_parallel": 4, "recompute": "auto",
+        "pins": (("a", "t4:0"),), "forbidden": (("b", "cpu"),), "together": (("a", "c"),),
     }
     assert capsys.readouterr().out.startswith(a_plan().verdict)
 
