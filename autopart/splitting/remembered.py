@@ -18,6 +18,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+import autopart
 from autopart import cache
 from autopart.program import Program
 from autopart.schema.plan import Check
@@ -51,7 +52,8 @@ def _key(name: str, program: Program, boundaries: tuple[int, ...], where: tuple[
     if not code:
         return ()
     graph = hashlib.sha256(dump(program.graph).encode()).hexdigest()
-    return (name, graph, str(boundaries), *where, code, platform.python_version(), torch.__version__)
+    versions = (platform.python_version(), torch.__version__, autopart.__version__)
+    return (name, graph, str(boundaries), *where, code, *versions)
 
 
 def _code(model: nn.Module) -> str:

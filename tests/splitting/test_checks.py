@@ -21,6 +21,7 @@ from tests.zoo import case, edges, stages_of, tracer
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOPART_CACHE", str(tmp_path))
+    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # a worker of pytest-xdist has none
 
 
 def _net() -> nn.Sequential:
