@@ -57,19 +57,23 @@ class Ranks:
         _stop(self._agent)
         self._say_over()
 
-    def finish(self) -> tuple[RankResult, ...]:
+    def finish(self, beside: Ranks | None = None) -> tuple[RankResult, ...]:
         """Waits for the end of all ranks; what they measured, in order.
+
+        Args:
+            beside: ranks that these take turns with: if they end first, these are told not to wait for them.
 
         Raises:
             RunError: a rank failed; the message is that of the first.
         """
         self._progress(self._what, 0, self._total)
         while not self._ended():
+            if beside is not None:
+                beside._ended()
             done = steps_done(self._spec.directory)
             if self._told < done < self._total:
                 self._progress(self._what, done, self._total)
                 self._told = done
-        self._say_over()
         paths = [result_path(self._spec.directory, rank) for rank in range(len(self._spec.devices))]
         if self._agent.returncode or not all(path.exists() for path in paths):
             raise _failure(self._spec)
@@ -81,6 +85,7 @@ class Ranks:
             self._agent.wait(_POLL_SECONDS)
         except subprocess.TimeoutExpired:
             return False
+        self._say_over()
         return True
 
     def _say_over(self) -> None:

@@ -22,6 +22,8 @@ from autopart.schema.plan import Plan
 
 __all__ = ["best_single_device", "run"]
 
+Mode = Literal["pipeline", "single"]
+
 
 def run(
     plan: Plan,
@@ -66,36 +68,33 @@ def run(
     with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
         store.save_plan(plan, Path(scratch) / "plan.json")
 
-        def ranks(mode: Literal["pipeline", "single"], devices: tuple[str, ...], beside: str | None) -> Ranks:
+        def ranks(mode: Mode, devices: tuple[str, ...], beside: Mode | None = None) -> Ranks:
             (Path(scratch) / mode).mkdir()
             spec = RankSpec(
-                mode=mode,
-                plan_path=str(Path(scratch) / "plan.json"),
-                source=source,
-                source_directory=str(directory or os.getcwd()),
-                directory=str(Path(scratch) / mode),
-                devices=devices,
-                steps=steps,
-                warmup=warmup,
-                seed=seed,
-                group_timeout_seconds=group_timeout_seconds,
+                mode=mode, plan_path=str(Path(scratch) / "plan.json"), source=source,
+                source_directory=str(directory or os.getcwd()), directory=str(Path(scratch) / mode), devices=devices,
+                steps=steps, warmup=warmup, seed=seed, group_timeout_seconds=group_timeout_seconds,
                 alternates_with=beside and str(Path(scratch) / beside),
-            )
-            num_threads = max(plan.cluster.device(name).num_threads or 1 for name in devices)
-            what = "running the plan" if mode == "pipeline" else f"running it unsplit on {devices[0]}"
-            return Ranks(spec, num_threads=num_threads, progress=progress, what=what)
+            )  # fmt: skip
+            return _ranks(plan, spec, progress)
 
         used = tuple(stage.devices[0] for stage in plan.stages)
         why_not = _why_not_single(plan) if single else "it was not asked for"
         if why_not:
-            return summarize(plan, finish(ranks("pipeline", used, None)), None, why_not)
+            return summarize(plan, finish(ranks("pipeline", used)), None, why_not)
         alone = (single_device or best_single_device(plan).name,)
         if not _may_alternate(plan, alone[0]):
-            results = finish(ranks("pipeline", used, None))
-            return summarize(plan, results, *_single(plan, lambda: finish(ranks("single", alone, None))))
+            results = finish(ranks("pipeline", used))
+            return summarize(plan, results, *_single(plan, lambda: finish(ranks("single", alone))))
         with ranks("pipeline", used, "single") as pipeline, ranks("single", alone, "pipeline") as unsplit:
-            results = pipeline.finish()
+            results = pipeline.finish(beside=unsplit)
             return summarize(plan, results, *_single(plan, unsplit.finish), alternating=True)
+
+
+def _ranks(plan: Plan, spec: RankSpec, progress: Progress) -> Ranks:
+    num_threads = max(plan.cluster.device(name).num_threads or 1 for name in spec.devices)
+    what = "running the plan" if spec.mode == "pipeline" else f"running it unsplit on {spec.devices[0]}"
+    return Ranks(spec, num_threads=num_threads, progress=progress, what=what)
 
 
 def best_single_device(plan: Plan) -> Device:

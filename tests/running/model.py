@@ -45,4 +45,9 @@ def killed() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-FAULTS = {"": fine, "raise": out_of_range, "kill": killed}
+def broken_if_unsplit() -> None:
+    if os.environ["WORLD_SIZE"] == "1":
+        raise RuntimeError("the unsplit model is broken")
+
+
+FAULTS = {"": fine, "raise": out_of_range, "kill": killed, "unsplit": broken_if_unsplit}

@@ -86,6 +86,16 @@ def test_a_rank_that_dies_is_named_with_its_cause(
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.slow
+def test_a_single_run_that_dies_does_not_hold_the_pipeline_up(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AUTOPART_TEST_FAULT", "unsplit")
+    found = run(make_training_plan(), SOURCE, steps=3, warmup=1)
+    assert len(found.step_seconds) == 3 and found.single is None and not found.alternating
+    assert "RuntimeError: the unsplit model is broken" in found.single_skipped_because
+
+
 def test_the_single_device_is_the_fastest_one_here() -> None:
     plan = make_training_plan()
     assert best_single_device(plan).name == "cpu:1"
@@ -118,7 +128,7 @@ class FakeRanks:
     def __exit__(self, *_: object) -> None:
         pass
 
-    def finish(self) -> tuple[RankResult, ...]:
+    def finish(self, beside: FakeRanks | None = None) -> tuple[RankResult, ...]:
         if self._spec.mode == "single" and self.fault:
             raise RunError(self.fault)
         return tuple(result(rank, (4.0, 4.0, 4.0), 1.0) for rank in range(len(self._spec.devices)))
