@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart import running, splitting, tracing
+from autopart import running, splitting
 from autopart.modelsource import Source, with_batch
 from autopart.modelsource import load as load_source
-from autopart.profiling import devices_here, kind, kinds
+from autopart.profiling import devices_here, kind, kinds, own_kinds
 from autopart.program import Program
 from autopart.progress import Progress, silent
+from autopart.restoring import training_mode
 from autopart.schema.plan import Check, Plan
 from autopart.schema.verification import Verification
 from autopart.splitting import SplitModule
@@ -37,6 +38,7 @@ __all__ = [
     "kind",
     "kinds",
     "load_source",
+    "own_kinds",
     "pipeline",
     "plan",
     "plan_source",
@@ -59,6 +61,8 @@ def trace(
     Raises:
         TracingError: the model cannot be captured.
     """
+    from autopart import tracing  # takes as long to import as torch
+
     return tracing.trace(model, args, kwargs, training=training, name=name)
 
 
@@ -120,7 +124,7 @@ def pipeline(
     program = trace_source(piece, training=plan.job.mode == "train", opaque=plan.model.opaque)
     if verify:
         stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)
-        with tracing.training_mode(model, plan.job.mode == "train"):
+        with training_mode(model, plan.job.mode == "train"):
             _tell_skipped(splitting.check_split(piece, program, stages, tracer_for(plan.model.opaque)))
     return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
 

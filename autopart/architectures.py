@@ -9,17 +9,17 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from autopart.errors import ModelSourceError
 from autopart.usercode import call, pip_line
+from autopart.weightless import Weightless
 
 __all__ = ["SCHEMES", "Built"]
 
@@ -52,7 +52,7 @@ def from_torchvision(name: str, dtype: torch.dtype | None) -> Built:
     package = _package("torchvision", "torchvision:")
     if name not in package.models.list_models():
         raise _unknown("torchvision", name, package.models.list_models())
-    with _Weightless():
+    with Weightless():
         model = call(package.models.get_model, name, weights=None, what=f"torchvision:{name}")
     weights = call(package.models.get_model_weights, name, what=f"torchvision:{name}")
     crop = getattr(weights.DEFAULT.transforms(), "crop_size", [224])[0] if len(weights) else 224
@@ -64,7 +64,7 @@ def from_timm(name: str, dtype: torch.dtype | None) -> Built:
     package = _package("timm", "timm:")
     if not package.is_model(name):
         raise _unknown("timm", name, package.list_models())
-    with _Weightless():
+    with Weightless():
         model = call(package.create_model, name, pretrained=False, what=f"timm:{name}")
     return _image_model(model, tuple(model.pretrained_cfg["input_size"]), dtype)
 
@@ -75,24 +75,6 @@ SCHEMES: dict[str, Callable[[str, torch.dtype | None], Built]] = {
     "timm": from_timm,
 }
 """what may stand before the colon of a model source"""
-
-
-class _Weightless(TorchFunctionMode):
-    """Puts what allocates weights on the meta device, and nothing else.
-
-    ``torch.device("meta")`` alone would also catch the small tables (``torch.linspace`` for drop-path rates) whose
-    values constructors read.
-    """
-
-    _ALLOCATE = (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        named = dict(kwargs or {})
-        if func in self._ALLOCATE and named.get("device") is None:
-            named["device"] = "meta"
-        return func(*args, **named)
 
 
 def _package(name: str, scheme: str) -> ModuleType:

@@ -9,6 +9,8 @@ A Python file or module defines ``build_model()`` and ``example_inputs()``, and 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,9 +24,11 @@ from torch.utils import _pytree as pytree
 
 from autopart.architectures import SCHEMES
 from autopart.errors import ModelSourceError, UsageError
+from autopart.restoring import chance_kept
 from autopart.usercode import call, import_file, import_module
+from autopart.weightless import is_known, weights_left_out
 
-__all__ = ["DTYPES", "Source", "batch_of", "load", "with_batch"]
+__all__ = ["DTYPES", "Source", "batch_of", "file_of", "folder_of", "load", "with_batch", "with_weights"]
 
 DTYPES = {
     "float64": torch.float64, "fp64": torch.float64, "float32": torch.float32, "fp32": torch.float32,
@@ -48,9 +52,19 @@ class Source:
     """for people: ``gpt2.py``, ``Net``"""
     text: str
     """what ``load`` was given, so that another process can load the same"""
+    recipe: Callable[[], Source] | None = None
+    """of a model whose weights were left out for now, on the meta device: loads it with them"""
+
+    @property
+    def weightless(self) -> bool:
+        """Whether the model would have weights if it had not been built without."""
+        return self.recipe is not None
 
 
-def load(text: str, *, dtype: str | None = None, seed: int = 0, directory: str | Path | None = None) -> Source:
+def load(
+    text: str, *, dtype: str | None = None, seed: int = 0, directory: str | Path | None = None,
+    may_lack_weights: bool = False,
+) -> Source:  # fmt: skip
     """The model, and its example batch, that ``text`` names.
 
     Args:
@@ -59,12 +73,41 @@ def load(text: str, *, dtype: str | None = None, seed: int = 0, directory: str |
         seed: of torch's generators, before the file runs and again before the inputs are made, so that every
             process that loads the same text has the same weights and inputs.
         directory: what a relative path starts from; None means the working directory.
+        may_lack_weights: a file of which a graph is kept (``weightless.remember``) may be built without weights, if
+            it can be; ``with_weights`` then loads it again.
 
     Raises:
         ModelSourceError: there is no such model, or its code raises; then the message shows the user's line.
         UsageError: ``dtype`` is unknown.
     """
     target = _dtype(dtype)
+    file = file_of(text, directory)
+    if not may_lack_weights or file is None or not is_known(file):
+        return _load(text, target, seed, directory, contextlib.nullcontext())
+    try:
+        with chance_kept():
+            source = _load(text, target, seed, directory, weights_left_out())
+    except Exception:  # whatever stands in its way, the usual way shows
+        return _load(text, target, seed, directory, contextlib.nullcontext())
+    again = functools.partial(_load, text, target, seed, directory, contextlib.nullcontext())
+    return replace(source, recipe=functools.cache(again))
+
+
+def with_weights(source: Source) -> Source:
+    """The source with the weights that were left out."""
+    return with_batch(source.recipe(), batch_of(source)) if source.recipe is not None else source
+
+
+def file_of(text: str, directory: str | Path | None = None) -> Path | None:
+    """The Python file that a model text names; None if it names none."""
+    where = text if text.endswith(".py") else text.rpartition(":")[0]
+    return _under(directory, where) if where.endswith(".py") else None
+
+
+def _load(
+    text: str, target: torch.dtype | None, seed: int, directory: str | Path | None,
+    building: contextlib.AbstractContextManager[None],
+) -> Source:  # fmt: skip
     torch.manual_seed(seed)
     scheme, colon, rest = text.partition(":")
     if colon and scheme in SCHEMES:
@@ -73,7 +116,8 @@ def load(text: str, *, dtype: str | None = None, seed: int = 0, directory: str |
         return Source(model=model, args=args, kwargs=kwargs, name=Path(rest).name or rest, text=text)
     where, name = _split(text)
     module = _module(where, directory)
-    model = _model(module, name, where)
+    with building:
+        model = _model(module, name, where)
     torch.manual_seed(seed)
     source = Source(
         model=model, **_inputs(module, where), loss_fn=_loss_fn(module, where), targets=_targets(module, where),
@@ -94,6 +138,15 @@ def batch_of(source: Source) -> int:
     raise ModelSourceError(
         f"{source.text}: example_inputs() has no tensor with a batch; return tensors with samples along dim 0"
     )
+
+
+def folder_of(source: Source) -> Path:
+    """Where the source's file lies; the working directory for a model that is in no file."""
+    scheme, _, place = source.text.partition(":")
+    if scheme == "hf":
+        return Path(place) if Path(place).is_dir() else Path(place).parent
+    file = file_of(source.text)
+    return Path() if file is None else file.parent
 
 
 def with_batch(source: Source, batch: int) -> Source:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 __all__ = ["Dice", "PythonState", "dice_of"]
 
@@ -46,10 +47,14 @@ class PythonState:
         for dice, roll in self._dice:
             _unroll(dice, roll)
 
+    def thrown(self) -> tuple[Dice, ...]:
+        """The dice that have been thrown since."""
+        return tuple(dice for dice, roll in self._dice if not _same_roll(roll, _roll(dice)))
+
     def note(self) -> None:
         """Remember what is different now."""
         contents = {id(container): content for container, content in self._contents}
-        self.rolled = tuple(dice for dice, roll in self._dice if not _same_roll(roll, _roll(dice)))
+        self.rolled = self.thrown()
         self.changed = tuple(
             (module, name)
             for module, before in zip(self._modules, self._attributes, strict=True)
@@ -118,7 +123,10 @@ def _roll(dice: Dice) -> Any:
         return dice.getstate()
     if isinstance(dice, np.random.RandomState):
         return dice.get_state(legacy=False)
-    return dice.get_state() if isinstance(dice, torch.Generator) else dice.bit_generator.state
+    if isinstance(dice, np.random.Generator):
+        return dice.bit_generator.state
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # a trace may be going on
+        return dice.get_state().numpy().tobytes()
 
 
 def _unroll(dice: Dice, roll: Any) -> None:
@@ -126,6 +134,8 @@ def _unroll(dice: Dice, roll: Any) -> None:
         dice.setstate(roll)
     elif isinstance(dice, np.random.Generator):
         dice.bit_generator.state = roll
+    elif isinstance(dice, torch.Generator):
+        dice.set_state(torch.frombuffer(bytearray(roll), dtype=torch.uint8))
     else:
         dice.set_state(roll)
 
@@ -133,6 +143,6 @@ def _unroll(dice: Dice, roll: Any) -> None:
 def _same_roll(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return all(_same_roll(one[key], other[key]) for key in one)
-    if isinstance(one, torch.Tensor | np.ndarray):
+    if isinstance(one, np.ndarray):
         return bool((one == other).all())
     return bool(one == other)

@@ -7,6 +7,7 @@ tensors, such as the caches of transformers, by their attributes.
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,16 @@ def _is_openable(leaf: Any) -> bool:
         return False
     if dataclasses.is_dataclass(leaf):
         return True
-    ours = type(leaf).__module__.startswith("transformers.")  # a cache is empty at first
-    return hasattr(leaf, "__dict__") and (ours or any(isinstance(each, torch.Tensor) for each in _inside(leaf)))
+    holds_tensors = hasattr(leaf, "__dict__") and any(isinstance(each, torch.Tensor) for each in _inside(leaf))
+    return holds_tensors or _is_cache(leaf)
+
+
+def _is_cache(thing: Any) -> bool:
+    """An object of transformers' that may be without tensors at first, or in this call."""
+    kind = type(thing)
+    own_equality = any("__eq__" in vars(each) for each in kind.__mro__[:-1])
+    is_compared_by_identity = not own_equality and not isinstance(thing, enum.Enum)
+    return kind.__module__.startswith("transformers.") and is_compared_by_identity and hasattr(thing, "__dict__")
 
 
 def _inside(thing: Any, depth: int = 4) -> Iterator[Any]:
@@ -121,7 +130,7 @@ def _spelled(thing: Any, tensors: list[torch.Tensor]) -> Any:
         return _Filled(type(thing), (), tuple(_spelled(each, tensors) for each in thing))
     if type(thing) is dict:
         return _Filled(dict, tuple(thing), tuple(_spelled(each, tensors) for each in thing.values()))
-    if any(isinstance(each, torch.Tensor) for each in _inside(thing)) or type(thing) in _OPENED:
+    if type(thing) in _OPENED or _is_cache(thing) or any(isinstance(each, torch.Tensor) for each in _inside(thing)):
         own = vars(thing)
         return _Filled(type(thing), tuple(own), tuple(_spelled(each, tensors) for each in own.values()))
     return thing

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import random
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from autopart.pythonstate import PythonState
 from autopart.pytrees import open_classes
 
-__all__ = ["attributes_kept", "chance_kept", "left_as_it_was", "outputs_opened", "training_mode"]
+__all__ = [
+    "attributes_kept", "chance_kept", "fresh", "gradients_kept", "left_as_it_was", "outputs_opened", "training_mode"
+]  # fmt: skip
 
 SEED = 0
 """of every recorded run, so that all ranks record the same"""
@@ -46,6 +51,17 @@ def attributes_kept(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def gradients_kept(model: nn.Module) -> Iterator[None]:
+    """Afterwards every parameter has the gradient that it had, the same object."""
+    before = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        yield
+    finally:
+        for parameter, gradient in before:
+            parameter.grad = gradient
+
+
+@contextlib.contextmanager
 def outputs_opened(model: nn.Module) -> Iterator[None]:
     """What the model returns has its classes made known to torch's pytrees."""
     handle = model.register_forward_hook(lambda _, __, result: open_classes(result))
@@ -67,21 +83,49 @@ def chance_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """For a real run: attributes, buffers and their values, and the random numbers of torch, Python and numpy."""
-    registers = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
-    devices = {tensor.device.index for tensor in model.parameters() if tensor.device.type == "cuda"}
+def left_as_it_was(model: nn.Module, seed: int = SEED) -> Iterator[None]:
+    """For a real run, from random numbers that start at ``seed``.  Afterwards the model has its attributes, registers,
+    buffers and gradients (the same objects) and the values of the buffers; torch, Python and numpy go on as before.
+    """
+    registers = [(register, dict(register)) for each in model.modules() for register in _registers(each)]
+    values = [(tensor, tensor.detach().clone()) for tensor in _written(model) if not tensor.is_meta]
     try:
-        with attributes_kept(model), chance_kept(), torch.random.fork_rng(sorted(devices)):
-            torch.manual_seed(SEED)
-            random.seed(SEED)
-            np.random.seed(SEED)
+        with (
+            attributes_kept(model),
+            gradients_kept(model),
+            chance_kept(),
+            torch.random.fork_rng(range(torch.cuda.device_count())),
+        ):
+            torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
             yield
     finally:
-        for module, buffers in registers:
-            module._buffers.clear()
-            module._buffers.update(buffers)
+        for register, content in registers:  # others share these dicts, so they stay the same objects
+            register.clear()
+            register.update(content)
         with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+            for tensor, value in values:
+                if not torch.equal(tensor, value.to(tensor.device)):  # what nobody wrote to keeps its version
+                    tensor.copy_(value)
+
+
+def _registers(module: nn.Module) -> tuple[dict[str, Any], ...]:
+    return vars(module)["_parameters"], vars(module)["_buffers"], vars(module)["_modules"]
+
+
+def _written(model: nn.Module) -> list[torch.Tensor]:
+    """What a forward may write into: buffers, and tensors that are plain attributes."""
+    plain = (value for each in model.modules() for value in vars(each).values() if isinstance(value, torch.Tensor))
+    return [*model.buffers(), *plain]
+
+
+def fresh(nest: Any) -> Any:
+    """A copy of a call's arguments that the model may write to."""
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, torch.Tensor):
+            return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return leaf if isinstance(leaf, nn.Module | type) or callable(leaf) else copy.deepcopy(leaf)
+
+    return pytree.tree_map(copied, nest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart import modelsource, planning, profiling, running, splitting, tracing
-from autopart.candidates import microbatch_counts, preferred_count
+from autopart import modelsource, pastruns, planning, profiling, running, splitting
 from autopart.errors import MismatchError, UsageError
+from autopart.fingerprint import fingerprint
 from autopart.modelsource import Source, with_batch
 from autopart.program import Program
 from autopart.progress import Progress, silent
+from autopart.restoring import training_mode
 from autopart.schema.device import Cluster
 from autopart.schema.graph import Note
 from autopart.schema.job import Job
 from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Check, Plan, PlanWarning
-from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
 from autopart.schema.verification import Verification
+from autopart.sizes import candidates, profiled
 from autopart.splitting import StagePlacement, Tracer
+from autopart.tracecache import StaleTraceError, Traced, trace_source, traced
 
 __all__ = [
     "DeviceSpec", "check_source", "plan_source", "profile_source", "run_source", "same_model", "trace_source",
@@ -32,27 +35,27 @@ __all__ = [
 ]  # fmt: skip
 
 DeviceSpec = str | Sequence[str] | Cluster | None
-LARGE_GRAPH = 3000
-"""operators above which one micro-batch size is traced instead of several"""
 MOST_DEMOTIONS = 3
 """after as many mismatches the whole model is one layer"""
-
-
-def trace_source(source: Source, *, training: bool, opaque: Sequence[str] = ()) -> Program:
-    """The source's model as layers with their costs."""
-    return tracing.trace(
-        source.model, source.args, source.kwargs, training=training, name=source.name, opaque=opaque
-    )
 
 
 def profile_source(
     source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
     refresh: bool = False, progress: Progress = silent, mode: str = "infer", optimizer: str = "none",
+    budget_seconds: float | None = None,
 ) -> Profile:  # fmt: skip
-    """The time of every layer for the source's whole batch, on every kind of device in the list."""
-    cluster = profiling.read_cluster(devices, max_memory=max_memory, cluster_file=cluster_file)
-    program = trace_source(source, training=mode == "train")
-    return _profile(program, source, cluster, optimizer=optimizer, refresh=refresh, progress=progress)
+    """The time of every layer for the source's whole batch, on every kind of device in the list.
+
+    With a budget the most important layers are measured first, and those that there is no time for are estimated.
+    """
+    cluster = profiling.read_cluster(
+        devices, max_memory=max_memory, cluster_file=cluster_file, folder=modelsource.folder_of(source)
+    )
+    budget = None if budget_seconds is None else profiling.Budget(budget_seconds)
+    return profiled(
+        traced(source, training=mode == "train"), cluster, optimizer=optimizer, refresh=refresh, progress=progress,
+        budget=budget,
+    )  # fmt: skip
 
 
 def plan_source(
@@ -77,21 +80,34 @@ def plan_source(
         job = Job(batch=batch, **words)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{error}; see `autopart plan --help`") from error
-    cluster = profiling.read_cluster(devices, max_memory=max_memory, cluster_file=cluster_file)
+    cluster = profiling.read_cluster(
+        devices, max_memory=max_memory, cluster_file=cluster_file, folder=modelsource.folder_of(source)
+    )
     cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
+    find = functools.partial(_found, source, cluster, job, verify=verify, refresh=refresh, progress=progress)
+    try:
+        return find(fresh=False)
+    except StaleTraceError:
+        return find(fresh=True)
+
+
+def _found(
+    source: Source, cluster: Cluster, job: Job, *, fresh: bool, verify: bool, refresh: bool, progress: Progress
+) -> Plan:
+    """The plan; what is found not to be what the model does is looked into less and less."""
     opaque: tuple[str, ...] = ()
     failed: tuple[MismatchError, ...] = ()
     while True:
-        found, program = _plan_once(source, cluster, job, opaque, refresh=refresh, progress=progress)
+        found, chosen = _plan_once(source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress)
         if not verify:
             return found
         try:
-            checks = _checked(found, program, source, opaque, progress)
+            checks = _checked(found, chosen, opaque, progress)
         except MismatchError as error:
             if "" in opaque:
                 raise
             failed = (*failed, error)
-            opaque = _demoted(program, opaque, error)
+            opaque = _demoted(chosen.source.model, opaque, error)
         else:
             return dataclasses.replace(
                 found, checks=checks, warnings=(*found.warnings, *(_demotion(each) for each in failed))
@@ -104,10 +120,12 @@ def check_source(plan: Plan, source: Source, stages: Sequence[StagePlacement]) -
     Raises:
         MismatchError: something differs.
     """
-    training, opaque = plan.job.mode == "train", plan.model.opaque
-    with tracing.training_mode(source.model, training):
-        program = trace_source(source, training=training, opaque=opaque)
-        return splitting.check_split(source, program, stages, tracer_for(opaque))
+    opaque = plan.model.opaque
+    try:
+        return _checks(traced(source, training=plan.job.mode == "train", opaque=opaque), stages, opaque)
+    except StaleTraceError:
+        fresh = traced(source, training=plan.job.mode == "train", opaque=opaque, fresh=True)
+        return _checks(fresh, stages, opaque)
 
 
 def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) -> Verification:
@@ -132,7 +150,7 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
         for stage in plan.stages
     )
     progress("verifying", 1, 2)
-    with tracing.training_mode(source.model, training):
+    with training_mode(source.model, training):
         checks = splitting.check_split(
             source, program, stages, tracer_for(opaque), max_flops=float("inf"), anew=True
         )
@@ -152,7 +170,7 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
 def run_source(
     plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, progress: Progress = silent
 ) -> Measurement:
-    """Run a plan, one process per stage, and the unsplit model on one device beside it.
+    """Run a plan, one process per stage, and the unsplit model on one device beside it; the next plan learns from it.
 
     Raises:
         UsageError: a device of the plan is not here, or the plan is of another model.
@@ -160,13 +178,17 @@ def run_source(
     """
     splitting.stage_placements(plan)
     same_model(plan, modelsource.load(source_text, dtype=plan.job.dtype).model)
-    return running.run(plan, source_text, steps=steps, warmup=warmup, single=single, progress=progress)
+    measured = running.run(plan, source_text, steps=steps, warmup=warmup, single=single, progress=progress)
+    pastruns.remember(plan, measured)
+    return measured
 
 
 def tracer_for(opaque: Sequence[str]) -> Tracer:
     """What traces a plan's model for other calls than the planned one."""
 
     def tracer(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Program:
+        from autopart import tracing  # slow to import, and a plan from caches traces nothing
+
         return tracing.trace(model, args, kwargs, training=training, opaque=opaque)
 
     return tracer
@@ -174,7 +196,7 @@ def tracer_for(opaque: Sequence[str]) -> Tracer:
 
 def same_model(plan: Plan, model: nn.Module) -> None:
     """Raise UsageError if the plan is of another model."""
-    found = tracing.fingerprint(model)
+    found = fingerprint(model)
     if found != plan.model.fingerprint:
         raise UsageError(
             f"the plan is for another model: its fingerprint is {plan.model.fingerprint} ({plan.model.name}), "
@@ -183,38 +205,47 @@ def same_model(plan: Plan, model: nn.Module) -> None:
 
 
 def _plan_once(
-    source: Source, cluster: Cluster, job: Job, opaque: tuple[str, ...], *, refresh: bool, progress: Progress
-) -> tuple[Plan, Program]:
-    """The plan, unchecked, and the program that it is of."""
-    candidates, programs, warnings = _candidates(source, cluster, job, opaque, refresh=refresh, progress=progress)
-    found = planning.plan(candidates, cluster, job, progress=progress)
-    program = programs[found.schedule.num_microbatches]
+    source: Source, cluster: Cluster, job: Job, opaque: tuple[str, ...], *, fresh: bool, refresh: bool,
+    progress: Progress,
+) -> tuple[Plan, Traced]:  # fmt: skip
+    """The plan, unchecked, and the trace that it is of."""
+    choice, traces, warnings = candidates(
+        source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress
+    )
+    found = planning.plan(choice, cluster, job, progress=progress)
+    chosen = traces[found.schedule.num_microbatches]
     return dataclasses.replace(
         found,
-        model=dataclasses.replace(found.model, tracer=program.graph.tracer, opaque=opaque),
+        model=dataclasses.replace(found.model, tracer=chosen.graph.tracer, opaque=opaque),
         warnings=(
-            *found.warnings, *warnings, *_batch_statistics(source.model, found), *map(_noted, program.graph.notes)
+            *found.warnings, *warnings, *_batch_statistics(source.model, found), *map(_noted, chosen.graph.notes)
         ),
-    ), program  # fmt: skip
+    ), chosen  # fmt: skip
 
 
-def _checked(
-    found: Plan, program: Program, source: Source, opaque: tuple[str, ...], progress: Progress
-) -> tuple[Check, ...]:
+def _checked(found: Plan, chosen: Traced, opaque: tuple[str, ...], progress: Progress) -> tuple[Check, ...]:
     """The checks of a plan, all its stages standing where the model's weights are, so that nothing is moved."""
     progress("verifying", 0, 1)
-    piece = with_batch(source, program.graph.batch_size)
-    stages = tuple(StagePlacement(layers=stage.layers, device=program.device) for stage in found.stages)
-    with tracing.training_mode(source.model, program.graph.training):
-        checks = splitting.check_split(piece, program, stages, tracer_for(opaque))
+    stages = tuple(StagePlacement(layers=stage.layers, device=chosen.device) for stage in found.stages)
+    checks = _checks(chosen, stages, opaque)
     progress("verifying", 1, 1)
     return checks
 
 
-def _demoted(program: Program, opaque: tuple[str, ...], error: MismatchError) -> tuple[str, ...]:
+def _checks(chosen: Traced, stages: Sequence[StagePlacement], opaque: tuple[str, ...]) -> tuple[Check, ...]:
+    """What is known of the split of a traced source; where that is not enough, compared now."""
+    known = splitting.checks_known(chosen.source, chosen.graph, stages, has_values=chosen.has_values)
+    if known:
+        return known
+    source, program = chosen.live()
+    with training_mode(source.model, program.graph.training):
+        return splitting.check_split(source, program, stages, tracer_for(opaque))
+
+
+def _demoted(model: nn.Module, opaque: tuple[str, ...], error: MismatchError) -> tuple[str, ...]:
     """What is not to be looked into next: the module whose output differs, at last the whole model."""
     path = error.layer.partition("@")[0]
-    known = dict(program.module.named_modules())
+    known = dict(model.named_modules())
     if not path or path not in known or path in opaque or len(opaque) >= MOST_DEMOTIONS:
         return ("",)
     return (*(each for each in opaque if not each.startswith(path + ".")), path)
@@ -231,49 +262,6 @@ def _demotion(error: MismatchError) -> PlanWarning:
 def _noted(note: Note) -> PlanWarning:
     where = f"{note.where}: " if note.where else ""
     return PlanWarning(code=note.code, message=where + note.message, suggestion=note.suggestion or "nothing to do")
-
-
-def _candidates(
-    source: Source, cluster: Cluster, job: Job, opaque: Sequence[str], *, refresh: bool, progress: Progress
-) -> tuple[tuple[Candidate, ...], dict[int, Program], tuple[PlanWarning, ...]]:
-    """The model at every micro-batch size that is worth a look, with its program; a warning if there should be more."""
-    num_devices = len(cluster.devices)
-    first = job.microbatches or (1 if job.objective == "latency" else preferred_count(job.batch, num_devices))
-    wanted = {first, 1} if job.microbatches or job.objective == "latency" else set(
-        microbatch_counts(job.batch, num_devices)
-    ) | {first}
-    found: list[Candidate] = []
-    programs: dict[int, Program] = {}
-    warnings: tuple[PlanWarning, ...] = ()
-    for done, count in enumerate([first, *sorted(wanted - {first})]):
-        progress("tracing", done, len(wanted))
-        piece = with_batch(source, job.batch // count)
-        programs[count] = program = trace_source(piece, training=job.mode == "train", opaque=opaque)
-        profile = _profile(
-            program, piece, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress
-        )
-        found.append(Candidate(num_microbatches=count, graph=program.graph, profile=profile))
-        if len(program.captured.graph.nodes) > LARGE_GRAPH and len(wanted) > 1:
-            warnings = _one_size_only(job, count)
-            break
-    progress("tracing", len(wanted), len(wanted))
-    return tuple(sorted(found, key=lambda each: each.num_microbatches)), programs, warnings
-
-
-def _one_size_only(job: Job, count: int) -> tuple[PlanWarning, ...]:
-    if job.microbatches:
-        return ()
-    return (
-        PlanWarning(
-            code="one-microbatch-count",
-            message=f"the model is large, so only {count} micro-batches were tried",
-            suggestion="give --microbatches N to try another count",
-        ),
-    )
-
-
-def _profile(program: Program, source: Source, cluster: Cluster, **options: Any) -> Profile:
-    return profiling.profile(program, program.flatten_inputs(source.args, source.kwargs), cluster, **options)
 
 
 def _batch_statistics(model: nn.Module, found: Plan) -> tuple[PlanWarning, ...]:

@@ -20,13 +20,14 @@ TORCHLESS = ("schema", "planning", "reporting")
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "core", "base"}
 
 LEVELS = {
-    **dict.fromkeys(("errors", "units", "progress", "cache", "candidates"), 0),
+    **dict.fromkeys(("errors", "units", "progress", "cache", "candidates", "codekey"), 0),
     "schema": 1,
-    **dict.fromkeys(("customgrad", "pythonstate", "recompute"), 1),
-    **dict.fromkeys(("opaque", "pace", "program", "pytrees", "restoring", "segment", "transfer"), 2),
-    **dict.fromkeys(("architectures", "modelsource", "usercode"), 2),
+    **dict.fromkeys(("customgrad", "livebytes", "pythonstate", "recompute"), 1),
+    **dict.fromkeys(("fingerprint", "insides", "modelkey", "spelling", "weightless"), 1),
+    **dict.fromkeys(("opaque", "pace", "pastruns", "program", "pytrees", "restoring", "segment", "transfer"), 2),
+    **dict.fromkeys(("architectures", "devicesearch", "modelsource", "usercode"), 2),
     **dict.fromkeys(ROOMS, 3),
-    **dict.fromkeys(("api", "verbs"), 4),
+    **dict.fromkeys(("api", "comparing", "explaining", "sizes", "tracecache", "verbs"), 4),
     "cli": 5,
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""

@@ -101,3 +101,18 @@ def test_caches_of_transformers(filled: bool) -> None:
         assert len(leaves) == 2 * filled
         made = pytree.tree_unflatten(leaves, spec)
         assert type(made) is type(each) and made.get_seq_length() == each.get_seq_length()
+
+
+def test_a_cache_that_is_empty_in_this_call_is_compared_by_what_it_holds() -> None:
+    from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+    def made() -> Any:
+        own = DynamicCache()
+        own.update(torch.zeros(1, 1, 2, 4), torch.ones(1, 1, 2, 4), 0)
+        return EncoderDecoderCache(own, DynamicCache())
+
+    open_classes(made())
+    one, other = made(), made()
+    assert pytree.tree_structure(one) == pytree.tree_structure(other)
+    again = pytree.tree_unflatten(*pytree.tree_flatten(one))
+    assert again.cross_attention_cache is not one.cross_attention_cache

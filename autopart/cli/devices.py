@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +34,10 @@ def devices(context: typer.Context, json_out: JsonOut = False) -> None:
     from autopart.reporting import devices_text
     from autopart.schema.store import dump
 
-    found = DeviceList(here=api.devices_here(), catalogue=api.kinds())
+    own = api.own_kinds(Path())
+    names = {kind.name for kind in own}
+    known = (*own, *(kind for kind in api.kinds() if kind.name not in names))
+    found = DeviceList(here=api.devices_here(), catalogue=known)
     print_result(dump(found) if json_out else devices_text(found.here, found.catalogue))
 
 
@@ -47,5 +51,5 @@ def show(
     from autopart.reporting import kind_text
     from autopart.schema.store import dump
 
-    found = api.kind(kind)
+    found = api.kind(kind, api.own_kinds(Path()))
     print_result(dump(found) if json_out else kind_text(found))

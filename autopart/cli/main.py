@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 import typer.main
 
-from autopart.cli import devices, explain, export, plan, profile, report, run, trace, verify
+from autopart.cli import compare, devices, explain, export, plan, profile, report, run, trace, verify
 from autopart.cli.console import note
 from autopart.errors import AutopartError
 
@@ -36,6 +36,7 @@ app.add_typer(devices.app, name="devices")
 app.command("trace")(trace.trace)
 app.command("profile")(profile.profile)
 app.command("plan")(plan.plan)
+app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)

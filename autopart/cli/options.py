@@ -76,7 +76,7 @@ Batch = Annotated[int | None, typer.Option(
     "--batch", min=1, help="samples of one step; default: those of example_inputs()"
 )]
 Microbatches = Annotated[str, typer.Option("--microbatches", metavar="auto|N", help="parts of a batch")]
-OptimizerName = Annotated[Literal["adamw", "adam", "sgd", "none"] | None, typer.Option(
+OptimizerName = Annotated[Literal["adamw", "adam", "momentum", "sgd", "none"] | None, typer.Option(
     "--optimizer", help="of training; default adamw"
 )]
 Dtype = Annotated[str | None, typer.Option(

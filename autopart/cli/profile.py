@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from autopart.cli.console import print_result, progress_bar, write_result
 from autopart.cli.options import (
     Batch,
@@ -31,6 +35,9 @@ def profile(
     optimizer: OptimizerName = None,
     dtype: Dtype = None,
     refresh: Refresh = False,
+    budget: Annotated[str | None, typer.Option(
+        "--budget", metavar="TIME", help="time for measuring, 60s: the most important layers first, the rest estimated"
+    )] = None,
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
@@ -39,6 +46,7 @@ def profile(
     from autopart.modelsource import with_batch
     from autopart.reporting import profile_text
     from autopart.schema.store import dump
+    from autopart.units import parse_seconds
 
     optimizer_name = optimizer_of(mode, optimizer)
     source = api.load_source(model, dtype=dtype)
@@ -48,6 +56,7 @@ def profile(
         found = api.profile_source(
             source, devices=devices, max_memory=tuple(max_memory or ()), cluster_file=cluster_file, refresh=refresh,
             progress=progress, mode=mode, optimizer=optimizer_name,
+            budget_seconds=None if budget is None else parse_seconds(budget),
         )
     write_result(found, output)
     if json_out:

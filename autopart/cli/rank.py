@@ -64,7 +64,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     here = running.stage_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
     running.drop_weights(source.model, keep=set(here))
     pacer = Pacer(device, clock_for(planned.num_threads))  # before the meter: its matrices are not the stage's
-    meter = running.meter_for(device, pipeline.weights().values())
+    meter = running.meter_for(device, pipeline.weights().values(), warmup=spec.warmup)
     result = running.run_steps(
         pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
@@ -87,7 +87,7 @@ def _run_whole(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
         stopwatch=running.stopwatch_for(device, planned.speed),
     )
     pacer = Pacer(device, clock_for(planned.num_threads))
-    meter = running.meter_for(device, [*model.parameters(), *model.buffers()])
+    meter = running.meter_for(device, [*model.parameters(), *model.buffers()], warmup=spec.warmup)
     return running.run_steps(
         unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
         training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),

@@ -6,14 +6,20 @@ from collections.abc import Callable
 
 from autopart.errors import UsageError
 from autopart.exporting.accelerate import to_accelerate
+from autopart.exporting.graphviz import to_dot
 from autopart.exporting.pipelining import to_torch
+from autopart.exporting.serving import to_llamacpp, to_vllm
 from autopart.exporting.spreadsheet import to_csv
+from autopart.exporting.training import to_deepspeed, to_megatron
 from autopart.schema.plan import Plan
 
 __all__ = ["FORMATS", "export"]
 
-FORMATS: dict[str, Callable[[Plan], str]] = {"accelerate": to_accelerate, "torch": to_torch, "csv": to_csv}
-"""name of a format: what writes a plan in it"""
+FORMATS: dict[str, Callable[[Plan], str]] = {
+    "accelerate": to_accelerate, "torch": to_torch, "vllm": to_vllm, "llamacpp": to_llamacpp,
+    "megatron": to_megatron, "deepspeed": to_deepspeed, "dot": to_dot, "csv": to_csv,
+}
+"""name of a format: what writes a plan in it; ``python`` needs the model too (``to_python``)"""
 
 
 def export(plan: Plan, to: str) -> str:

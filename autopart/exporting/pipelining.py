@@ -10,7 +10,10 @@ from autopart.schema.plan import Plan
 
 __all__ = ["to_torch"]
 
-_SCHEDULES = {"gpipe": "ScheduleGPipe", "1f1b": "Schedule1F1B"}
+_SCHEDULES = {
+    "gpipe": "ScheduleGPipe", "1f1b": "Schedule1F1B", "interleaved": "ScheduleInterleaved1F1B",
+    "zero-bubble": "ScheduleInterleavedZeroBubble",
+}
 
 
 def to_torch(plan: Plan) -> str:

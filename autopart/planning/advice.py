@@ -7,7 +7,7 @@ from itertools import pairwise
 from autopart.planning.chain import best_path, is_exact
 from autopart.planning.groups import group_devices
 from autopart.planning.memory import Rules, stage_facts, stage_memory
-from autopart.planning.optimum import Optimum, instances_of, options_of
+from autopart.planning.optimum import Optimum, instances_of, is_large, options_of
 from autopart.planning.options import Option, rank, schedules
 from autopart.planning.wishes import apart_devices
 from autopart.schema.device import Cluster
@@ -18,7 +18,7 @@ from autopart.units import format_bytes, format_seconds
 __all__ = ["reasons", "verdict_of", "warnings_of"]
 
 
-def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
+def reasons(option: Option, cluster: Cluster, job: Job, proof: Proof) -> tuple[Excluded, ...]:
     """Why every device that an option leaves out is left out, each with a number."""
     used = set(option.layout.used)
     excluded: dict[str, str] = {}
@@ -28,14 +28,19 @@ def reasons(option: Option, cluster: Cluster, job: Job) -> tuple[Excluded, ...]:
         if left_out:
             at_least = [0] * len(groups)
             at_least[number] = group.size - len(left_out) + 1
-            excluded |= dict.fromkeys(left_out, _reason(option, cluster, job, tuple(at_least), group.device.name))
+            reason = _reason(option, cluster, job, tuple(at_least), group.device.name, proof)
+            excluded |= dict.fromkeys(left_out, reason)
     return tuple(Excluded(device=d.name, reason=excluded[d.name]) for d in cluster.devices if d.name in excluded)
 
 
-def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str) -> str:
+def _reason(
+    option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str, proof: Proof
+) -> str:
     if job.method != "optimal":
         return f"method '{job.method}' fills {len(option.layout.used)} devices without it"
     instances = instances_of(option.candidate, cluster, job)
+    if any(is_large(instance) for instance in instances):
+        return f"does not help: no plan, with it or without, is more than {proof.gap:.2%} faster"
     others = [
         other
         for each in instances
@@ -54,7 +59,7 @@ def _reason(option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...
 
 def _cannot_help(option: Option, cluster: Cluster, job: Job, name: str) -> str:
     graph, device = option.candidate.graph, cluster.device(name)
-    rules = Rules.of(job, schedules(job)[0], option.layout.num_microbatches)
+    rules = Rules.of(job, schedules(job)[0], option.layout.num_microbatches, cluster)
     ends = (0, *sorted(set(graph.legal_cuts)), len(graph.layers))
     smallest = min(
         stage_memory(stage_facts(graph, first, last), rules, 1).total

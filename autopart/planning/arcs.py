@@ -80,6 +80,8 @@ class Instance:
     """how often the largest stage time counts: M - 1, or 0 for latency"""
     floor_seconds: float
     """no plan's largest stage time is below"""
+    alone_seconds: tuple[float, ...]
+    """of every group: one micro-batch of the whole model on one of its devices"""
     prices: tuple[float, ...] = ()
     """of one device of every group: rent, or 1; () where no budget is set"""
     budget: float = 0.0
@@ -146,7 +148,7 @@ def build_instance(
     making = _Making(
         candidate=candidate, job=job, groups=groups, links=links, classes=link_classes(groups, links),
         boundaries=boundaries, facts=facts_table(graph, boundaries),
-        rules=Rules.of(job, schedule, candidate.num_microbatches), ways=offered, below_seconds=below_seconds,
+        rules=Rules.of(job, schedule, candidate.num_microbatches, cluster), ways=offered, below_seconds=below_seconds,
     )
     forbidden = forbidden_layers(graph, groups, job)
     parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
@@ -158,6 +160,7 @@ def build_instance(
         most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
         repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
         floor_seconds=_floor_seconds(making),
+        alone_seconds=tuple(float(_alone(candidate, group, job).sum()) for group in groups),
     )
 
 

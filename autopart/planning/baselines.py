@@ -44,7 +44,7 @@ def _even(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleNa
 
 def _memory_fill(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> Boundaries:
     """Each device filled up to its memory before the next one is used (accelerate's sequential device map)."""
-    rules = Rules.of(job, schedule, candidate.num_microbatches)
+    rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     ends = (0, *sorted(set(candidate.graph.legal_cuts)), len(candidate.graph.layers))
     terms = memory_terms(facts_table(candidate.graph, ends), rules)
     devices = cluster.devices[: job.stages]
@@ -202,6 +202,8 @@ def _layouts(
 
 def best_single_device(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> Option:
     """The best single device: whole batch at once if there is such a candidate and it fits, else in micro-batches."""
+    by_name = sorted(cluster.devices, key=lambda device: device.name, reverse=True)
+    different = {(device.kind, device.speed, device.memory_bytes): device for device in by_name}
     options = [
         evaluate(
             candidate, cluster, job,
@@ -211,7 +213,7 @@ def best_single_device(candidates: tuple[Candidate, ...], cluster: Cluster, job:
             ),
         )
         for candidate in candidates
-        for device in cluster.devices
+        for device in different.values()
     ]
     return min(
         options,

@@ -160,7 +160,7 @@ def _message_seconds(plan: Plan, one: int, other: int, num_bytes: int) -> float:
 
 def _check_memory(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
     device = _device(plan, stage)
-    rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches)
+    rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches, plan.cluster)
     found = stage_memory(
         shared_facts(stage_facts(candidate.graph, first, last), _way(stage)), rules,
         num_in_flight(rules, len(plan.stages), stage.index),

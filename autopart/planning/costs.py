@@ -98,7 +98,7 @@ def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layou
     Raises:
         KeyError: two neighbouring stages lie on devices that no link connects.
     """
-    rules = Rules.of(job, layout.schedule, layout.num_microbatches)
+    rules = Rules.of(job, layout.schedule, layout.num_microbatches, cluster)
     exchanges = _exchanges(candidate.graph, cluster, layout) if rules.training else {}
     return tuple(
         _stage_cost(candidate, cluster, rules, layout, index, exchanges) for index in range(layout.num_stages)

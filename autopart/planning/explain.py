@@ -50,6 +50,7 @@ def _stage_terms(plan: Plan, stage: Stage, largest_seconds: float) -> StageTerms
         memory=stage.memory,
         capacity_bytes=stage.capacity_bytes,
         free_bytes=stage.capacity_bytes - stage.peak_bytes,
+        capacity_origin=plan.cluster.device(stage.devices[0]).memory_origin,
     )
 
 

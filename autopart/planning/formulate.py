@@ -32,7 +32,7 @@ from autopart.planning.chain import Path
 from autopart.planning.portfolio import race
 from autopart.schema.job import SolverName
 
-__all__ = ["Solution", "solve_path"]
+__all__ = ["Solution", "next_prices", "solve_path"]
 
 Outcome = Literal["optimal", "infeasible", "unknown"]
 
@@ -184,3 +184,27 @@ def _memory_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> 
         allowed = [float(arcs.most_in_flight[index]) for index in covering]
         room = _expression([*(x[index] for index in covering), stages_from[item + 1]], [*allowed, -1.0])
         problem.addConstraint(room >= 1, f"C6_{item}")
+
+
+def next_prices(
+    cuts: list[tuple[float, np.ndarray[Any, Any]]], center: np.ndarray[Any, Any], scale: np.ndarray[Any, Any],
+    free: np.ndarray[Any, Any], box: float,
+) -> tuple[np.ndarray[Any, Any], float]:
+    """The prices in a box around ``center`` at which the least of the cuts c + s u is greatest, and that value.
+
+    ``center`` and ``box`` are in units of ``scale``; prices are not negative but where ``free``.
+    """
+    with _pulp_notes_off():
+        problem = pulp.LpProblem("prices", pulp.LpMaximize)
+        floor = [value - box if is_free else max(0.0, value - box) for value, is_free in zip(center, free, strict=True)]
+        prices = [
+            pulp.LpVariable(f"u_{number}", lowBound=float(low), upBound=float(value + box))
+            for number, (low, value) in enumerate(zip(floor, center, strict=True))
+        ]
+        hope, unit = pulp.LpVariable("hope"), max(abs(cuts[0][0]), 1e-300)
+        problem.setObjective(pulp.LpAffineExpression([(hope, 1.0)]))
+        for constant, slope in cuts:
+            terms = [-float(each) for each in slope * scale / unit]
+            problem.addConstraint(_expression([hope, *prices], [1.0, *terms]) <= float(constant / unit))
+        problem.solve(pulp.HiGHS(msg=False))
+        return np.asarray([price.value() for price in prices]) * scale, float(hope.value()) * unit

@@ -28,7 +28,7 @@ def greedy_layouts(candidate: Candidate, cluster: Cluster, job: Job, schedule: S
     cuts = sorted(set(candidate.graph.legal_cuts))
     cuts = cuts[:: -(-len(cuts) // MOST_BOUNDARIES)] if cuts else []
     ends = (0, *cuts, len(candidate.graph.layers))
-    rules = Rules.of(job, schedule, candidate.num_microbatches)
+    rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     terms = memory_terms(facts_table(candidate.graph, ends), rules)
     layouts = []
     for order in islice(permutations(group_devices(cluster)), MOST_ORDERS):

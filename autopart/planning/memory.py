@@ -1,12 +1,15 @@
 """Peak memory of a stage, term by term, as torch.distributed.pipelining really spends it.
 
-Read off torch/distributed/pipelining/stage.py and schedules.py (torch 2.13):
+Read off torch/distributed/pipelining/stage.py and schedules.py (torch 2.13), and measured
+(``python -m tests.benchmarks.memory``):
 
 * ``_setup_forward_recv_info`` and ``_create_grad_recv_info`` allocate one receive buffer per micro-batch, for the
   incoming values and (in training) for the incoming gradients, and keep them;
-* ``fwd_cache`` keeps each micro-batch's outputs until its backward, in inference until the next step;
-* the last stage keeps the outputs of all micro-batches in ``output_chunks`` and joins them into one more copy;
-* gradients sent upstream live until their send is waited for: all of them in GPipe, two in 1F1B.
+* ``fwd_cache`` keeps each micro-batch's outputs until its backward, in inference until the next step; the last
+  stage's are the model's, and in training its loss saves something of its own;
+* gradients sent upstream live until their send is waited for: all of them in GPipe, two in 1F1B;
+* a weight's gradient comes to life in the first backward of a step (``zero_grad`` sets it to None), while what was
+  saved is freed: the peak is where their sum is largest (``memorywalk``), or in the optimizer.
 
 Every function takes the facts of a stage as plain integers or as arrays of them, so that the solver's tables and the
 check of a finished plan share one formula but not one computation of the facts.
@@ -15,22 +18,27 @@ check of a finished plan share one formula but not one computation of the facts.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from autopart.schema.graph import Graph, Value
+from autopart.planning.memorywalk import passes
+from autopart.schema.device import Cluster
+from autopart.schema.graph import Graph, Loss, Value, Weight
 from autopart.schema.job import Job, Optimizer, ScheduleName
 from autopart.schema.plan import Memory
 
-__all__ = ["MemoryTerms", "Rules", "StageFacts", "memory_terms", "num_in_flight", "stage_facts", "stage_memory"]
+__all__ = [
+    "MemoryTerms", "Rules", "StageFacts", "full_bytes", "loss_of", "memory_terms", "num_in_flight", "stage_facts",
+    "stage_memory",
+]  # fmt: skip
 
 Bytes = Any
 """an int or an int64 array: the formulas below hold for both"""
 
-NUM_OPTIMIZER_STATES: dict[Optimizer, int] = {"adamw": 2, "adam": 2, "sgd": 0, "none": 0}
-"""copies of the trainable weights that torch.optim keeps, in their own data type (sgd without momentum)"""
+NUM_OPTIMIZER_STATES: dict[Optimizer, int] = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0, "none": 0}
+"""copies of the trainable weights that torch.optim keeps, in their own data type unless there are master weights"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,13 +49,17 @@ class Rules:
     schedule: ScheduleName
     num_microbatches: int
     optimizer: Optimizer
+    master_weights: bool = False
+    multi_tensor: bool = True
+    """torch.optim updates all weights at once, as it does on every accelerator, and not one by one (processor)"""
 
     @staticmethod
-    def of(job: Job, schedule: ScheduleName, num_microbatches: int) -> Rules:
-        """The rules of a job once schedule and micro-batches are chosen."""
+    def of(job: Job, schedule: ScheduleName, num_microbatches: int, cluster: Cluster | None = None) -> Rules:
+        """The rules of a job once schedule and micro-batches are chosen; without a cluster those that need most."""
         return Rules(
-            training=job.mode == "train", schedule=schedule,
-            num_microbatches=num_microbatches, optimizer=job.optimizer,
+            training=job.mode == "train", schedule=schedule, num_microbatches=num_microbatches,
+            optimizer=job.optimizer, master_weights=job.master_weights,
+            multi_tensor=cluster is None or any(device.backend != "cpu" for device in cluster.devices),
         )
 
 
@@ -57,13 +69,17 @@ class StageFacts:
 
     weights: Bytes
     trainable: Bytes
+    full_trainable: Bytes
+    """in float32, where they are narrower"""
     largest_trainable: Bytes
+    second_trainable: Bytes
+    """the largest but one"""
     largest_tied: Bytes
     """of the trainable weights that more than one layer of the model uses"""
     saved: Bytes
-    largest_peak: Bytes
+    """for backward, without what came in: its receive buffer is kept anyway"""
     kept: Bytes
-    """values produced here that cross the end of the stage"""
+    """values produced here that cross the end of the stage and that no layer of it saves"""
     incoming: Bytes
     incoming_gradient: Bytes
     """the differentiable part of ``incoming``"""
@@ -71,36 +87,54 @@ class StageFacts:
     outgoing_gradient: Bytes
     is_first: Any
     is_last: Any
+    alive: Bytes
+    """the most while one micro-batch goes through in inference"""
+    first_pass: Bytes
+    """the most beyond what is saved in the backward that makes the weights' gradients, those included"""
+    later_pass: Bytes
+    """the same in a later backward, beside the gradients"""
+    replay: Bytes
+    """of the layer that needs most, what it saves and its backward's need: where stages recompute"""
     inputs: Bytes = 0
     """what crosses the beginning of every layer, in all: kept instead of ``saved`` where stages recompute"""
-    largest_saved: Bytes = 0
-    """of one layer"""
-    recomputed: Bytes = 0
-    """``largest_saved`` where stages recompute: the activations of one layer come back at a time"""
+    loss_saved: Bytes = 0
+    loss_backward: Bytes = 0
+    """of the loss, on the last stage"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryTerms:
-    """The terms of schema Memory; ``activations`` is ``per_microbatch`` times the micro-batches in flight."""
+    """The terms of schema Memory; ``activations`` and ``loss`` are for one micro-batch in flight."""
 
     parameters: Bytes
     gradients: Bytes
     optimizer: Bytes
-    per_microbatch: Bytes
+    activations: Bytes
+    loss: Bytes
+    """the last stage's outputs, and what the loss saves of them"""
     workspace: Bytes
+    """the largest need of a layer's backward (inference: of a layer), or of the optimizer"""
+    passing: Bytes
+    """at the peak of forward and backward, beside parameters, optimizer and micro-batches in flight: workspace and the
+    gradients that are there by then"""
     update: Bytes
-    """needed beside weights and optimizer state when the activations are gone: the optimizer's temporaries, or the
-    buffer for a tied weight's gradient from the other stage"""
+    """needed beside weights and optimizer state when the activations are gone: gradients and the optimizer's
+    temporaries, or the buffer for a tied weight's gradient from the other stage"""
     communication: Bytes
 
+    @property
+    def per_microbatch(self) -> Bytes:
+        """Of every micro-batch in flight."""
+        return self.activations + self.loss
+
     def fixed(self) -> Bytes:
-        """Everything but the activations and the update."""
-        return self.parameters + self.gradients + self.optimizer + self.workspace + self.communication
+        """Everything at the peak of forward and backward but the micro-batches in flight."""
+        return self.parameters + self.optimizer + self.communication + self.passing
 
     def total(self, in_flight: Bytes) -> Bytes:
         """Peak with so many micro-batches in flight: the larger of computing and updating."""
-        computing = self.per_microbatch * in_flight + self.workspace
-        return self.fixed() - self.workspace + np.maximum(computing, self.update)
+        computing = self.per_microbatch * in_flight + self.passing
+        return self.fixed() - self.passing + np.maximum(computing, self.update)
 
 
 def num_in_flight(rules: Rules, num_stages: int, index: int) -> int:
@@ -116,31 +150,72 @@ def memory_terms(facts: StageFacts, rules: Rules) -> MemoryTerms:
     """The terms of one stage, or of many at once."""
     num = rules.num_microbatches
     last, inner = 1 * facts.is_last, 1 - 1 * facts.is_last
-    received = num * facts.incoming + 2 * num * last * facts.outgoing
-    zero = 0 * facts.weights
+    received = num * facts.incoming
     if not rules.training:
+        zero = 0 * facts.weights
         return MemoryTerms(
-            parameters=facts.weights, gradients=zero, optimizer=zero, per_microbatch=facts.kept * inner,
-            workspace=facts.largest_peak, update=zero, communication=received,
-        )
+            parameters=facts.weights, gradients=zero, optimizer=zero,
+            activations=facts.kept * inner, loss=facts.kept * last,
+            workspace=facts.alive, passing=np.maximum(facts.alive - facts.kept, 0), update=zero,
+            communication=received,
+        )  # fmt: skip
     num_sent = num if rules.schedule == "gpipe" else min(num, 2)
-    gradients = inner * num * facts.outgoing_gradient + (1 - 1 * facts.is_first) * num_sent * facts.incoming_gradient
-    states = NUM_OPTIMIZER_STATES[rules.optimizer]
-    # multi-tensor Adam holds the denominators of all weights at once (torch/optim/adamw.py, exp_avg_sq_sqrt)
-    temporaries = facts.trainable if states else zero
+    sent = inner * num * facts.outgoing_gradient + (1 - 1 * facts.is_first) * num_sent * facts.incoming_gradient
+    workspace = np.maximum(facts.later_pass - facts.loss_saved, facts.loss_backward)
+    temporaries = np.maximum(_optimizer_temporaries(facts, rules), facts.largest_tied)
     return MemoryTerms(
         parameters=facts.weights,
         gradients=facts.trainable,
-        optimizer=states * facts.trainable,
-        # the last stage's outputs are saved once more by the loss (log-softmax of the logits)
-        per_microbatch=facts.saved + facts.kept * inner + facts.outgoing_gradient * last,
-        # the gradients of a layer's values are as large as the values; a weight's new gradient is built, then added
-        workspace=(
-            2 * facts.largest_peak + facts.recomputed + (facts.largest_trainable if num > 1 else facts.largest_tied)
-        ),
-        update=np.maximum(temporaries, facts.largest_tied),
-        communication=received + gradients,
+        optimizer=_optimizer_states(facts, rules),
+        activations=facts.saved + facts.kept * inner,
+        loss=facts.kept * last + facts.loss_saved,
+        workspace=np.maximum(workspace, temporaries),
+        passing=_passing(facts, rules, workspace),
+        update=facts.trainable + temporaries,
+        communication=received + sent,
     )
+
+
+def _passing(facts: StageFacts, rules: Rules, workspace: Bytes) -> Bytes:
+    """In the first backward gradients are made, in later ones they are there.
+
+    GPipe has one micro-batch less in flight by then; 1F1B has taken up the next one.
+    """
+    first = np.maximum(facts.first_pass - facts.loss_saved, facts.loss_backward)
+    if rules.optimizer == "none":  # nobody sets them to None: those of earlier steps are there
+        return facts.trainable + workspace
+    if rules.num_microbatches == 1:
+        return first
+    gone = (facts.saved + facts.kept + facts.loss_saved) if rules.schedule == "gpipe" else 0
+    return np.maximum(first, facts.trainable + workspace - gone)
+
+
+def _optimizer_states(facts: StageFacts, rules: Rules) -> Bytes:
+    """Micikevicius et al. 2018, section 3.1: a float32 copy of every narrow weight, and the states as wide as it."""
+    states = NUM_OPTIMIZER_STATES[rules.optimizer]
+    if not rules.master_weights:
+        return states * facts.trainable
+    # of weights of two bytes, half of the float32 copy is what that is wider
+    return states * facts.full_trainable + 2 * (facts.full_trainable - facts.trainable)
+
+
+def _optimizer_temporaries(facts: StageFacts, rules: Rules) -> Bytes:
+    """Multi-tensor Adam holds the denominators of all weights at once; SGD needs nothing.
+
+    Single-tensor Adam makes two tensors of a weight's size while the one before's denominator is still there
+    (``exp_avg_sq_sqrt`` and ``denom`` in torch/optim/adam.py).
+    """
+    if not NUM_OPTIMIZER_STATES[rules.optimizer]:
+        return 0 * facts.trainable
+    return facts.trainable if rules.multi_tensor else 2 * facts.largest_trainable + facts.second_trainable
+
+
+def loss_of(graph: Graph) -> Loss:
+    """What the loss needs; of one that is not known, as much as a cross-entropy of all outputs (log-softmax)."""
+    if graph.loss is not None or not graph.training:
+        return graph.loss or Loss(saved_bytes=0, backward_bytes=0)
+    outputs = sum(value.bytes for value in graph.crossing(len(graph.layers)) if value.differentiable)
+    return Loss(saved_bytes=outputs, backward_bytes=2 * outputs)
 
 
 def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
@@ -150,24 +225,44 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
     trainable = {index for index in used if graph.weights[index].trainable and not graph.weights[index].is_buffer}
     num_users = Counter(index for layer in graph.layers for index in set(layer.weights))
     tied = {index for index in trainable if num_users[index] > 1}
+    sizes = sorted((graph.weights[index].bytes for index in trainable), reverse=True)
     entering, leaving = graph.crossing(first), graph.crossing(last)
+    is_last, loss = last == len(graph.layers), loss_of(graph)
+    each = passes(graph, first, last)
     return StageFacts(
         weights=sum(graph.weights[index].bytes for index in used),
-        trainable=sum(graph.weights[index].bytes for index in trainable),
-        largest_trainable=max((graph.weights[index].bytes for index in trainable), default=0),
+        trainable=sum(sizes),
+        full_trainable=sum(full_bytes(graph.weights[index]) for index in trainable),
+        largest_trainable=max(sizes, default=0),
+        second_trainable=max(sizes[1:], default=0),
         largest_tied=max((graph.weights[index].bytes for index in tied), default=0),
-        saved=sum(layer.saved_bytes for layer in layers),
-        largest_peak=max(layer.peak_bytes for layer in layers),
-        kept=sum(value.bytes for value in leaving if value.producer >= first),
+        saved=sum(layer.saved_bytes for layer in layers)
+        - sum(value.bytes for value in entering if _is_saved(value, first, last)),
+        kept=sum(value.bytes for value in leaving if value.producer >= first and not _is_saved(value, first, last)),
         incoming=sum(value.bytes for value in entering),
         incoming_gradient=sum(value.bytes for value in entering if value.differentiable),
         outgoing=sum(value.bytes for value in leaving),
         outgoing_gradient=sum(value.bytes for value in leaving if value.differentiable),
         is_first=first == 0,
-        is_last=last == len(graph.layers),
+        is_last=is_last,
+        alive=each.alive,
+        first_pass=each.first,
+        later_pass=each.later,
+        replay=each.replay,
         inputs=sum(value.bytes * _num_inside(value, first, last) for value in graph.values),
-        largest_saved=max(layer.saved_bytes for layer in layers),
+        loss_saved=loss.saved_bytes if is_last else 0,
+        loss_backward=loss.backward_bytes if is_last else 0,
     )
+
+
+def full_bytes(weight: Weight) -> int:
+    """Of a weight in float32, or as it is where that is wider."""
+    return max(weight.bytes, 4 * weight.num_elements)
+
+
+def _is_saved(value: Value, first: int, last: int) -> bool:
+    """Whether a layer among these is charged for keeping it."""
+    return value.saved_by is not None and first <= value.saved_by < last
 
 
 def _num_inside(value: Value, first: int, last: int) -> int:
@@ -176,14 +271,15 @@ def _num_inside(value: Value, first: int, last: int) -> int:
 
 
 def stage_memory(facts: StageFacts, rules: Rules, in_flight: int) -> Memory:
-    """Peak memory of one stage; ``workspace`` is what the larger of computing and updating needs beyond the rest."""
+    """Peak memory of one stage; ``not_at_once`` is what its terms' own peaks are apart in time."""
     terms = memory_terms(facts, rules)
-    activations = int(terms.per_microbatch * in_flight)
-    return Memory(
+    memory = Memory(
         parameters=int(terms.parameters),
         gradients=int(terms.gradients),
         optimizer=int(terms.optimizer),
-        activations=activations,
-        workspace=max(int(terms.workspace), int(terms.update) - activations),
+        activations=int(terms.activations * in_flight),
+        loss=int(terms.loss * in_flight),
+        workspace=int(terms.workspace),
         communication=int(terms.communication),
     )
+    return replace(memory, not_at_once=memory.total - int(terms.total(in_flight)))

@@ -6,18 +6,24 @@ import math
 from dataclasses import dataclass, replace
 
 from autopart.planning.arcs import Instance, build_instance
+from autopart.planning.bottleneck import least_threshold
 from autopart.planning.bounds import Certificate, Effort, prove
 from autopart.planning.chain import Path, best_path, is_exact
-from autopart.planning.incumbent import bracket
+from autopart.planning.frontier import can_list
 from autopart.planning.options import Option, evaluate, layout_of, schedules
-from autopart.planning.refine import exact_certificate, refined
+from autopart.planning.refine import refined
+from autopart.planning.tables import MAX_BOUNDARIES
+from autopart.planning.windows import keeping_rows, prove_by_windows
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import Proof
 from autopart.schema.problem import Candidate
 
-__all__ = ["Optimum", "allowed_candidates", "find_optimum", "is_feasible", "options_of", "proof_of"]
+__all__ = [
+    "Optimum", "allowed_candidates", "find_optimum", "instances_of", "is_feasible", "is_large", "options_of",
+    "proof_of",
+]  # fmt: skip
 
 SMALLEST_GAP = 1e-5
 """relative: below it the solvers' own tolerances decide"""
@@ -68,12 +74,26 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
 
 
 WIDE_TOLERANCE = 5e-3
-"""by which a path over groups of devices has to be better for the dynamic program to go on: programs follow it"""
+"""by which a path of a large problem has to be better for the dynamic program to go on: windows follow it"""
 
 
-def _start(instance: Instance) -> Path:
-    """A good path to start from, or ()."""
-    return best_path(instance, tolerance=1e-6 if instance.widest == 1 and not instance.merged else WIDE_TOLERANCE)
+def is_large(instance: Instance) -> bool:
+    """Whether stage-time windows prove it: the dynamic program is not exact, or there are many cuts, merged or not."""
+    few_cuts = len(instance.boundaries) <= MAX_BOUNDARIES and not instance.merged
+    small = is_exact(instance.counts, instance.widest) and few_cuts
+    return instance.repeats > 0 and not small
+
+
+def _start(instance: Instance) -> tuple[Instance, Path]:
+    """The instance with the floor found on the way, and a good path to start from, or ()."""
+    if not is_large(instance):
+        return instance, best_path(instance)
+    least = least_threshold(instance, math.inf, WIDE_TOLERANCE)
+    tightened = replace(instance, floor_seconds=least.floor_seconds)
+    path = keeping_rows(instance, least.path)
+    if not path and not can_list(instance):
+        path = best_path(tightened, tolerance=WIDE_TOLERANCE)
+    return tightened, path
 
 
 def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
@@ -94,7 +114,9 @@ def find_optimum(
     found: list[list[Option]] = []
     for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        found.append(options_of(candidate, cluster, job, instance, _start(instance)))
+        instance, path = _start(instance)
+        problems[done] = (candidate, instance)
+        found.append(options_of(candidate, cluster, job, instance, path))
     best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
     options = [option for each in found for option in each]
     certificates: list[Certificate] = []
@@ -102,17 +124,13 @@ def find_optimum(
         progress("planning", len(problems) + done, num_steps)
         candidate, instance = problems[index]
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
-        if instance.widest > 1:
-            narrowed = bracket(instance, incumbent, effort)
-            instance = replace(instance, floor_seconds=narrowed.floor_seconds)
-            options += options_of(candidate, cluster, job, instance, narrowed.path)
-            incumbent = min((option.objective_seconds for option in options), default=math.inf)
-        exact = None
         if instance.merged and instance.repeats and math.isfinite(incumbent):
             instance = refined(candidate, cluster, job, instance, incumbent)
             problems[index] = (candidate, instance)
-            exact = exact_certificate(instance, incumbent, effort.gap / 2, effort)
-        certificate = exact or prove(instance, incumbent, effort, at_least_one_program=not done)
+        if is_large(instance):
+            certificate = prove_by_windows(instance, incumbent, effort)
+        else:
+            certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
         certificates.append(certificate)
         options += options_of(candidate, cluster, job, instance, certificate.path)
     progress("planning", num_steps, num_steps)
@@ -123,10 +141,9 @@ def _collect(options: list[Option], instances: list[Instance], certificates: lis
     closed = all(certificate.closed for certificate in certificates)
     merged = any(instance.merged for instance in instances)
     over = "cuts between items of merged layers" if merged else "all legal cuts"
-    exact = all(certificate.solver == "exact dynamic program" for certificate in certificates)
-    proven = "threshold dynamic program" if exact else "threshold path programs"
-    unfinished = f"{proven}, not finished" if exact else "device prices and fractional balance (time limit)"
-    method = proven if closed else unfinished
+    method = "threshold path programs" if closed else "device prices and fractional balance (time limit)"
+    if any(is_large(instance) for instance in instances):
+        method = "windows of the largest stage time" if closed else "windows of the largest stage time, some left open"
     return Optimum(
         options=tuple(options),
         bound_seconds=min(certificate.bound_seconds for certificate in certificates),

@@ -135,12 +135,18 @@ def shared_facts(facts: StageFacts, way: Way) -> StageFacts:
 
     shares = REPLICATED * way.tensor + SHARDED, (REPLICATED + SHARDED) * way.tensor
     saved = facts.inputs if way.recompute else -(-np.asarray(facts.saved) * shares[0] // shares[1])
+    trainable = np.asarray(per_tensor(facts.trainable))
+    # a weight's new gradient, part of what a layer's backward needs, is no smaller for fewer samples
+    new_gradient = np.asarray(per_tensor(facts.largest_trainable)) if way.data > 1 else 0
+    later_pass = np.asarray(per_sample(facts.replay if way.recompute else facts.later_pass)) + new_gradient
     return replace(
         facts,
-        weights=per_tensor(facts.weights), trainable=per_tensor(facts.trainable),
-        largest_trainable=per_tensor(facts.largest_trainable), largest_tied=per_tensor(facts.largest_tied),
-        saved=per_sample(saved), largest_peak=per_sample(facts.largest_peak),
-        recomputed=per_sample(facts.largest_saved) if way.recompute else 0 * np.asarray(facts.saved),
+        weights=per_tensor(facts.weights), trainable=trainable, full_trainable=per_tensor(facts.full_trainable),
+        largest_trainable=per_tensor(facts.largest_trainable), second_trainable=per_tensor(facts.second_trainable),
+        largest_tied=per_tensor(facts.largest_tied),
+        saved=per_sample(saved), alive=per_sample(facts.alive), later_pass=later_pass,
+        first_pass=trainable + later_pass,
+        loss_saved=per_sample(facts.loss_saved), loss_backward=per_sample(facts.loss_backward),
         kept=per_sample(facts.kept), incoming=per_sample(facts.incoming),
         incoming_gradient=per_sample(facts.incoming_gradient), outgoing=per_sample(facts.outgoing),
         outgoing_gradient=per_sample(facts.outgoing_gradient),

@@ -59,7 +59,7 @@ def plan(
     chosen = min(pool, key=lambda option: rank(option, job)) if job.method == "optimal" else _prescribed(rivals, job)
     baselines = _summaries(rivals, chosen.step_seconds)
     proof = proof_of(chosen, optimum, job, solve_seconds)
-    excluded = reasons(chosen, cluster, job)
+    excluded = reasons(chosen, cluster, job, proof)
     result = assemble(
         chosen, cluster, job, proof=proof, baselines=baselines, excluded=excluded,
         verdict=verdict_of(chosen, cluster, job, baselines, excluded, rivals.single.layout.devices[0]),

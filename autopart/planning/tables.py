@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.memory import StageFacts
+from autopart.planning.memory import StageFacts, full_bytes, loss_of
+from autopart.planning.memorywalk import layer_needs, passes_table
 from autopart.schema.device import Link
 from autopart.schema.graph import Graph
 
@@ -80,12 +81,12 @@ class _Columns:
 
     weights: Ints
     trainable: Ints
+    full_trainable: Ints
     largest_trainable: Ints
+    second_trainable: Ints
     largest_tied: Ints
     saved: Ints
-    largest_peak: Ints
     inputs: Ints
-    largest_saved: Ints
 
 
 def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
@@ -107,6 +108,9 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
                 tables[name][:, column_of[index + 1]] = getattr(columns, name)[starts]
     edges = crossing_bytes(graph)[starts]
     gradient_edges = crossing_bytes(graph, gradients=True)[starts]
+    walked, loss = passes_table(graph, layer_needs(graph), boundaries), loss_of(graph)
+    is_last = np.repeat((starts == len(graph.layers))[None, :], size, axis=0)
+    tables["saved"] -= _incoming_saved(graph, boundaries)
     return StageFacts(
         **tables,
         kept=_kept(graph, boundaries),
@@ -115,8 +119,10 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
         outgoing=np.repeat(edges[None, :], size, axis=0),
         outgoing_gradient=np.repeat(gradient_edges[None, :], size, axis=0),
         is_first=np.repeat((starts == 0)[:, None], size, axis=1),
-        is_last=np.repeat((starts == len(graph.layers))[None, :], size, axis=0),
-        recomputed=np.zeros((size, size), dtype=np.int64),
+        is_last=is_last,
+        alive=walked.alive, first_pass=walked.first, later_pass=walked.later, replay=walked.replay,
+        loss_saved=is_last * loss.saved_bytes,
+        loss_backward=is_last * loss.backward_bytes,
     )
 
 
@@ -126,14 +132,15 @@ def _take_layer(
     """Add layer ``index`` to all stages that start at or before it; a tied weight counts once per stage."""
     layer = graph.layers[index]
     columns.saved[: index + 1] += layer.saved_bytes
-    np.maximum(columns.largest_peak[: index + 1], layer.peak_bytes, out=columns.largest_peak[: index + 1])
-    np.maximum(columns.largest_saved[: index + 1], layer.saved_bytes, out=columns.largest_saved[: index + 1])
     for number in sorted(set(layer.weights)):
         weight = graph.weights[number]
         new = slice(previous_user[number] + 1, index + 1)
         columns.weights[new] += weight.bytes
         if weight.trainable and not weight.is_buffer:
             columns.trainable[new] += weight.bytes
+            columns.full_trainable[new] += full_bytes(weight)
+            smaller = np.minimum(columns.largest_trainable[new], weight.bytes)
+            np.maximum(columns.second_trainable[new], smaller, out=columns.second_trainable[new])
             np.maximum(columns.largest_trainable[new], weight.bytes, out=columns.largest_trainable[new])
             if num_users[number] > 1:
                 np.maximum(columns.largest_tied[new], weight.bytes, out=columns.largest_tied[new])
@@ -141,11 +148,24 @@ def _take_layer(
 
 
 def _kept(graph: Graph, boundaries: tuple[int, ...]) -> Ints:
-    """Entry [a, b]: bytes of the values made between boundaries a and b that cross b."""
+    """Entry [a, b]: bytes of the values made between boundaries a and b that cross b and that no layer there saves."""
     starts = np.asarray(boundaries)
     kept = np.zeros((len(boundaries), len(boundaries)), dtype=np.int64)
     for value in graph.values:
         crossed = np.flatnonzero((starts > value.producer) & (starts <= value.consumers[-1]))
+        if value.saved_by is not None:
+            crossed = crossed[starts[crossed] <= value.saved_by]
         begun = int(np.searchsorted(starts, value.producer, side="right"))
         kept[:begun, crossed] += value.bytes
     return kept
+
+
+def _incoming_saved(graph: Graph, boundaries: tuple[int, ...]) -> Ints:
+    """Entry [a, b]: bytes of the values that cross boundary a and that a layer between a and b is charged for."""
+    starts = np.asarray(boundaries)
+    found = np.zeros((len(boundaries), len(boundaries)), dtype=np.int64)
+    for value in graph.values:
+        if value.saved_by is not None:
+            crossed = (starts > value.producer) & (starts <= value.saved_by)
+            found[np.ix_(crossed, starts > value.saved_by)] += value.bytes
+    return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -94,13 +94,17 @@ def link_kinds() -> tuple[LinkKind, ...]:
     )
 
 
-def kind(name: str) -> Kind:
+def kind(name: str, own: Sequence[Kind] = ()) -> Kind:
     """The kind that ``name`` stands for: its name, or words of it (``4090``, ``rtx4090``, ``a30``).
+
+    Args:
+        name: as people type it.
+        own: kinds of the user's own; one that is called as a kind of the catalogue stands in its place.
 
     Raises:
         DeviceError: no kind is called so, or several may be meant; the message lists the candidates.
     """
-    known = {kind.name: kind for kind in kinds()}
+    known = {kind.name: kind for kind in (*kinds(), *own)}
     wanted = _squeeze(name)
     whole = [known_name for known_name in known if _squeeze(known_name) == wanted]
     meant = whole or [known_name for known_name in known if wanted in _spellings(known_name)]

@@ -11,7 +11,8 @@ from autopart.profiling.catalogue import kind
 from autopart.profiling.clusterfile import read_cluster_file
 from autopart.profiling.devicelist import read_devices
 from autopart.profiling.linkrules import assumed_links
-from autopart.schema.device import Cluster, Device
+from autopart.profiling.ownkinds import own_kinds
+from autopart.schema.device import Cluster, Device, Kind
 from autopart.units import format_bytes, parse_bytes
 
 __all__ = ["read_cluster"]
@@ -22,6 +23,7 @@ def read_cluster(
     *,
     max_memory: str | Sequence[str] = (),
     cluster_file: Path | None = None,
+    folder: Path | None = None,
 ) -> Cluster:
     """The devices to plan for and the rules of their links, every pair covered.
 
@@ -33,6 +35,7 @@ def read_cluster(
         devices: a comma list or several (see ``read_devices``), a cluster, or None for all that is here.
         max_memory: caps, ``cuda:0=20GiB`` for a device or ``t4=12GiB`` for all of a kind; a comma list or several.
         cluster_file: a YAML file instead of ``devices``.
+        folder: the model's, where kinds of the user's own may lie (see ``own_kinds``).
 
     Raises:
         DeviceError: a device is unknown, absent or named twice, or the file makes no sense.
@@ -44,12 +47,20 @@ def read_cluster(
     if isinstance(devices, Cluster):
         cluster = devices
     elif cluster_file is not None:
-        cluster = read_cluster_file(cluster_file)
+        cluster = read_cluster_file(cluster_file, own_kinds(folder))
     else:
-        cluster = Cluster(devices=read_devices("auto" if devices is None else devices))
+        own = own_kinds(folder)
+        read = read_devices("auto" if devices is None else devices, own)
+        cluster = Cluster(devices=read, kinds=kinds_used(own, read))
     assumed = tuple(link for link in assumed_links(cluster) if link not in cluster.links)
     covered = dataclasses.replace(cluster, links=cluster.links + assumed)
     return _with_caps(covered, _read_caps(max_memory))
+
+
+def kinds_used(own: Sequence[Kind], devices: Sequence[Device]) -> tuple[Kind, ...]:
+    """Of the user's own kinds those that a device is of."""
+    names = {device.kind for device in devices}
+    return tuple(kind for kind in own if kind.name in names)
 
 
 def _read_caps(max_memory: str | Sequence[str]) -> Mapping[str, int]:
@@ -81,7 +92,7 @@ def _kind_meant(name: str, cluster: Cluster) -> str:
     if name in kinds:
         return name
     try:
-        meant = kind(name).name
+        meant = kind(name, cluster.kinds).name
     except DeviceError:
         meant = ""
     if meant not in kinds:

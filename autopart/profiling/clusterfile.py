@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, StrictStr
 
-from autopart.errors import DeviceError, FileFormatError, UsageError
+from autopart.errors import DeviceError, UsageError
 from autopart.profiling.catalogue import kinds, link_kind
 from autopart.profiling.devicelist import MAX_NUM_DEVICES, absent_device, read_devices, share_memory
 from autopart.profiling.here import LOCAL_NODE
 from autopart.profiling.linkrules import UNKNOWN_HOST_LINK, link_of_kind
+from autopart.profiling.ownkinds import DTYPES
+from autopart.profiling.yamlfile import read_yaml
 from autopart.schema.device import Cluster, Device, Figure, Kind, Link, Peak
 from autopart.units import format_bytes, parse_bytes, parse_bytes_per_second, parse_flops_per_second, parse_seconds
 
 __all__ = ["read_cluster_file"]
-
-MAX_FILE_BYTES = 2**20
-
-DTYPES = {
-    "fp64": "float64",
-    "fp32": "float32",
-    "tf32": "tf32",
-    "fp16": "float16",
-    "bf16": "bfloat16",
-    "fp8": "float8",
-    "int8": "int8",
-}
-"""What people call the data types of ``flops``, beside the names that torch gives them."""
 
 _Quantity = StrictStr | StrictInt | StrictFloat
 _Name = Annotated[str, Field(min_length=1, pattern=r"^[^,=\s]+$")]
@@ -71,50 +59,28 @@ class _ClusterRow(_Row):
     links: tuple[_LinkRow, ...] = ()
 
 
-def read_cluster_file(path: Path) -> Cluster:
+def read_cluster_file(path: Path, own: Sequence[Kind] = ()) -> Cluster:
     """The cluster of a YAML file: its devices, and as links only what the file gives, devices before nodes.
+
+    Args:
+        path: of the file.
+        own: kinds of the user's own that its devices may be of.
 
     Raises:
         FileFormatError: it cannot be read, or is not YAML.
         DeviceError: a field is unknown or makes no sense; file and field are named.
     """
-    rows = _read_rows(path)
-    read = [_at(path, f"devices.{index}", _read_devices, row) for index, row in enumerate(rows.devices)]
+    rows = read_yaml(path, _ClusterRow, what="cluster file")
+    read_row = partial(_read_devices, own_kinds=own)
+    read = [_at(path, f"devices.{index}", read_row, row) for index, row in enumerate(rows.devices)]
     devices = share_memory([device for _, some in read for device in some])
     _at(path, "devices", _check_devices, devices)
     read_link = partial(_read_link, devices=devices)
     links = [_at(path, f"links.{index}", read_link, row) for index, row in enumerate(rows.links)]
     _at(path, "links", _check_links, links)
     by_level = sorted(links, key=lambda link: link.level == "node")
-    return Cluster(devices=devices, links=tuple(by_level), kinds=tuple(kind for own, _ in read for kind in own))
-
-
-def _read_rows(path: Path) -> _ClusterRow:
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            raise FileFormatError(f"{path} is larger than {format_bytes(MAX_FILE_BYTES)}: this is no cluster file")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileFormatError(f"{path}: {error.strerror or error}; give the path of a cluster file") from error
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"{path} is not a text file in UTF-8; give the path of a cluster file") from error
-    except yaml.YAMLError as error:
-        raise FileFormatError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    try:
-        return _ClusterRow.model_validate(content)
-    except ValidationError as error:
-        raise DeviceError(f"{path}: {'; '.join(_faults(error))}") from error
-
-
-def _faults(error: ValidationError) -> Iterator[str]:
-    """One phrase per wrong field, each once (of a union pydantic lists every branch)."""
-    told = set()
-    for fault in error.errors():
-        where = ".".join(str(part) for part in fault["loc"] if part not in ("str", "int", "float"))
-        if where not in told:
-            told.add(where)
-            unknown = fault["type"] == "extra_forbidden"
-            yield f"{where or 'the file'}: {'unknown field' if unknown else fault['msg']}"
+    used = dict.fromkeys(kind for some, _ in read for kind in some)
+    return Cluster(devices=devices, links=tuple(by_level), kinds=tuple(used))
 
 
 def _at(path: Path, where: str, act: Callable[[Given], T], given: Given) -> T:
@@ -125,13 +91,13 @@ def _at(path: Path, where: str, act: Callable[[Given], T], given: Given) -> T:
         raise DeviceError(f"{path}: {where}: {error}") from error
 
 
-def _read_devices(row: _DeviceRow) -> tuple[tuple[Kind, ...], tuple[Device, ...]]:
-    """A row's own kind, if it has one, and its devices."""
+def _read_devices(row: _DeviceRow, own_kinds: Sequence[Kind]) -> tuple[tuple[Kind, ...], tuple[Device, ...]]:
+    """A row's kind, if it is not the catalogue's, and its devices."""
     if row.kind is not None and (row.bandwidth, row.flops, row.tdp) != (None, None, None):
         raise DeviceError("give either a kind, or bandwidth, flops and tdp of a kind of one's own")
     if row.kind is not None:
-        own: tuple[Kind, ...] = ()
-        one = dataclasses.replace(_only_device(row.kind), name=row.name, node=row.node)
+        one = dataclasses.replace(_only_device(row.kind, own_kinds), name=row.name, node=row.node)
+        own = tuple(kind for kind in own_kinds if kind.name == one.kind)
         if row.memory is not None:
             one = _with_cap(one, parse_bytes(row.memory))
     else:
@@ -150,8 +116,8 @@ def _read_devices(row: _DeviceRow) -> tuple[tuple[Kind, ...], tuple[Device, ...]
     return own, tuple(dataclasses.replace(one, name=f"{row.name}{index}") for index in range(row.count))
 
 
-def _only_device(kind: str) -> Device:
-    devices = read_devices(kind)
+def _only_device(kind: str, own: Sequence[Kind]) -> Device:
+    devices = read_devices(kind, own)
     if len(devices) != 1:
         raise DeviceError(f"{kind!r} is {len(devices)} devices; name one kind, and give count")
     return devices[0]

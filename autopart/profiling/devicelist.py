@@ -33,12 +33,12 @@ UNIFIED_MEMORY_SHARE = 0.7
 _COUNTED = re.compile(r"(\d{1,9})\s*[x*]\s*(.+)", re.IGNORECASE)
 
 
-def read_devices(text: str | Sequence[str]) -> tuple[Device, ...]:
+def read_devices(text: str | Sequence[str], own: Sequence[Kind] = ()) -> tuple[Device, ...]:
     """The devices of a comma list (or of several).
 
     Each word is ``auto`` (all CUDA devices here, else the processor), ``cuda:1``, ``cpu`` (one process, all threads),
     ``cpu:1`` (emulated: a process with one thread) or ``cpu:1@0.5`` (at half speed), or a kind of the catalogue with
-    an optional count, ``4xt4``.
+    an optional count, ``4xt4``.  Kinds of the user's ``own`` are found before those of the catalogue.
 
     >>> [device.name for device in read_devices("2xt4,l4")]
     ['t4:0', 't4:1', 'l4:0']
@@ -50,7 +50,7 @@ def read_devices(text: str | Sequence[str]) -> tuple[Device, ...]:
     words = [word.strip() for part in lists for word in part.split(",")]
     if not words or not all(words):
         raise DeviceError(f"the device list {', '.join(lists)!r} has an empty place; write for example cuda:0,cuda:1")
-    devices = _number(device for word in words for device in _read_word(word))
+    devices = _number(device for word in words for device in _read_word(word, own))
     _check(devices)
     return share_memory(devices)
 
@@ -89,10 +89,15 @@ def _usable(kind: Kind) -> tuple[int, str]:
     if kind.vendor == "Apple":
         return round(UNIFIED_MEMORY_SHARE * size_bytes), f"{UNIFIED_MEMORY_SHARE:.0%} of the unified memory"
     reserve = format_bytes(CUDA_RESERVE_BYTES)
+    if size_bytes <= CUDA_RESERVE_BYTES:
+        raise DeviceError(
+            f"{kind.name} has {format_bytes(size_bytes)}, no more than the driver's context takes ({reserve}); "
+            "give the memory of the whole card"
+        )
     return size_bytes - CUDA_RESERVE_BYTES, f"data sheet less {reserve} for the driver's context"
 
 
-def _read_word(word: str) -> tuple[Device, ...]:
+def _read_word(word: str, own: Sequence[Kind]) -> tuple[Device, ...]:
     """The devices of one word; absent ones are not numbered yet."""
     for pattern, read in _FORMS:
         if match := re.fullmatch(pattern, word, re.IGNORECASE):
@@ -103,7 +108,7 @@ def _read_word(word: str) -> tuple[Device, ...]:
         raise DeviceError(f"{word!r} names no device; write cuda:0,cuda:1 or cpu or cpu:0,cpu:1@0.5 or auto")
     if not 1 <= count <= MAX_NUM_DEVICES:
         raise DeviceError(f"{word!r} asks for {count} devices; give a count between 1 and {MAX_NUM_DEVICES}")
-    return (absent_device(kind(name), name=""),) * count
+    return (absent_device(kind(name, own), name=""),) * count
 
 
 def _read_auto(_: re.Match[str]) -> tuple[Device, ...]:

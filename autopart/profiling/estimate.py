@@ -20,7 +20,7 @@ from autopart.schema.profile import KindProfile
 
 __all__ = ["OPTIMIZER_PASSES", "corrected", "estimate"]
 
-OPTIMIZER_PASSES: Mapping[str, int] = {"adamw": 20, "adam": 18, "sgd": 3, "none": 0}
+OPTIMIZER_PASSES: Mapping[str, int] = {"adamw": 20, "adam": 18, "momentum": 8, "sgd": 3, "none": 0}
 """reads and writes of every trainable weight's bytes in a step of torch's multi-tensor optimizers, one operator after
 the other: AdamW decays (2), averages the gradient (3) and its square (2 + 3), takes the root (2), divides by the bias
 correction (2), adds epsilon (2) and updates (4); a fused step would take 7"""

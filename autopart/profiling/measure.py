@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import nn
 
 from autopart.errors import DeviceError
 from autopart.pace import Pacer, clock_for
 from autopart.profiling.company import company
-from autopart.profiling.here import physical_memory_bytes
 from autopart.profiling.layerwise import LayerTimes, layer_runner
-from autopart.profiling.timing import Clock, median_and_spread, num_threads_set
+from autopart.profiling.timing import Clock, median_and_spread, num_threads_set, own_stream
 from autopart.profiling.updates import update_seconds
+from autopart.profiling.weights import kept, weights_on
 from autopart.program import Program
 from autopart.progress import Progress, silent
 from autopart.schema.device import Device
 from autopart.schema.graph import Layer
 from autopart.schema.profile import KindProfile
-from autopart.units import format_bytes
 
 __all__ = ["measure"]
 
@@ -39,6 +36,8 @@ def measure(
     num_busy_beside: int = 0,
     clock: Clock | None = None,
     progress: Progress = silent,
+    earlier: Sequence[LayerTimes] = (),
+    keep: Callable[[Sequence[LayerTimes]], None] = lambda _: None,
 ) -> KindProfile:
     """Forward, backward and optimizer seconds of every layer on ``device``, at its kind's full speed.
 
@@ -55,6 +54,8 @@ def measure(
         clock: seconds; not used on CUDA.  If not given: processor time of this thread for a device of one thread
             (which other processes cannot lengthen), else wall-clock time.
         progress: told about every run.
+        earlier: runs of a call that did not come to its end; they count.
+        keep: told about all runs after each, to be given as ``earlier`` another time.
 
     Raises:
         DeviceError: the device is not here, or the model has no weights and random ones do not fit in memory.
@@ -63,29 +64,32 @@ def measure(
         raise DeviceError(f"{device.name} is not here, so nothing can be measured on it")
     target = torch.device(device.torch_device)
     clock = clock or clock_for(device.num_threads)
-    with num_threads_set(device.num_threads), _weights_on(program, target) as weights, _kept(weights):
+    weights = weights_on(program, target)
+    with num_threads_set(device.num_threads), own_stream(target), kept(weights):
         pacer = Pacer(target, clock)
         once = layer_runner(program, inputs, weights, target, clock)
         what = f"measuring micro-batches of {program.graph.batch_size} on {device.name}"
         with company(num_busy_beside):
-            samples = _sample(once, pacer, clock, progress, what)
+            samples = _sample(once, pacer, clock, progress, what, earlier, keep)
         updates = update_seconds(program, weights, optimizer if program.graph.training else "none", target, clock)
     return _profile(device, program.graph.layers, samples, updates, pacer.seconds, num_busy_beside)
 
 
 def _sample(
-    once: Callable[[], LayerTimes], pacer: Pacer, clock: Clock, progress: Progress, what: str
-) -> list[LayerTimes]:
+    once: Callable[[], LayerTimes], pacer: Pacer, clock: Clock, progress: Progress, what: str,
+    earlier: Sequence[LayerTimes], keep: Callable[[Sequence[LayerTimes]], None],
+) -> list[LayerTimes]:  # fmt: skip
     """The times of several runs, after one that warms up."""
-    samples: list[LayerTimes] = []
+    samples = list(earlier)
     started = clock()
-    for run in range(1 + MAX_REPEATS):
-        progress(what, run, 1 + MAX_REPEATS)
+    for run in range(1 + max(1, MAX_REPEATS - len(earlier))):
+        progress(what, len(earlier) + run, 1 + MAX_REPEATS)
         times = once()
         if run:
             samples.append(times)
+            keep(samples)
             pacer.sample()
-        if len(samples) >= MIN_REPEATS and clock() - started > BUDGET_SECONDS:
+        if run and len(samples) >= MIN_REPEATS and clock() - started > BUDGET_SECONDS:
             break
     progress(what, 1 + MAX_REPEATS, 1 + MAX_REPEATS)
     return samples
@@ -115,41 +119,3 @@ def _profile(
         spread=tuple(ahead_of[layer.signature][1] for layer in layers),
         pace_seconds=pace,
     )
-
-
-@contextmanager
-def _weights_on(program: Program, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
-    """The weights on ``device``: the user's own where they are there, copies elsewhere, random ones for meta."""
-    missing = sum(weight.bytes for weight in program.graph.weights if program.weight(weight.name).is_meta)
-    room = physical_memory_bytes()
-    if device.type == "cpu" and missing > room:
-        raise DeviceError(
-            f"{program.graph.model} has no weights, and random ones ({format_bytes(missing)}) do not fit in this "
-            f"machine's {format_bytes(room)}: plan for kinds of the catalogue, or for a smaller model"
-        )
-    placed = {}
-    for weight in program.graph.weights:
-        own = program.weight(weight.name)
-        tensor = torch.zeros(own.shape, dtype=own.dtype, device=device) if own.is_meta else own.detach().to(device)
-        same = tensor.data_ptr() == own.data_ptr() and not own.is_meta
-        placed[weight.name] = own if same else (
-            nn.Parameter(tensor, own.requires_grad) if isinstance(own, nn.Parameter) else tensor
-        )
-    yield placed
-
-
-@contextmanager
-def _kept(weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """Buffers and gradients as they were, afterwards."""
-    buffers = {name: t.detach().clone() for name, t in weights.items() if not isinstance(t, nn.Parameter)}
-    gradients = {name: t.grad for name, t in weights.items()}
-    for tensor in weights.values():
-        tensor.grad = None
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for name, tensor in weights.items():
-                tensor.grad = gradients[name]
-                if name in buffers:
-                    tensor.copy_(buffers[name])

@@ -67,6 +67,16 @@ POWER_REFERENCES: Mapping[tuple[str, str], str] = {
 """(card of low power, type) → a card of full power and the same architecture: its FLOP/s per watt cap the other.  Only
 the T4's rule could be checked (.40-.42 of peak measured); the rest follows it."""
 
+PROCESS_REFERENCES: Mapping[tuple[str, str], str] = {
+    ("titan-rtx", "float32"): "v100-sxm-16gb",
+    ("titan-rtx", "float16"): "v100-sxm-16gb",
+    ("quadro-rtx-8000", "float32"): "v100-sxm-16gb",
+    ("quadro-rtx-8000", "float16"): "v100-sxm-16gb",
+}
+"""(card whose data sheet promises more FLOP/s per watt than a card of full power from the same process of manufacture,
+type) → that card.  Such a card lowers its clock, and with it the voltage: the rate falls with the root of the power
+that is short.  Seen in float32 (ops_sailor_train.csv: Titan RTX .77 of peak, V100 .93)."""
+
 SUSTAINED: Mapping[tuple[str, str], float] = {
     ("Pascal", "float32"): 0.8,  # address arithmetic shares the float32 units; P100 reaches .66 of peak, V100 .88
     ("CDNA1", "float32"): 2 * 0.72,  # float32 matrix units at twice the data sheet's vector rate; MI100 .64 of those
@@ -166,17 +176,19 @@ def _rate(kind: Kind, dtype: str, factors: Mapping[tuple[str, str], float]) -> R
 
 def _of_sheet(kind: Kind, sheet_dtype: str, peak: float, dtype: str, factor: float, note: str) -> Rate:
     burst = factor * peak
-    cap = _power_cap(kind, sheet_dtype)
+    cap = _allowed(kind, sheet_dtype, POWER_REFERENCES)
     matrix = {dtype, sheet_dtype} <= MATRIX_DTYPES and not {kind.architecture, kind.vendor} & NO_MATRIX_UNITS
     if matrix and GEFORCE.match(kind.name):
         burst *= GEFORCE_SHARE
     sustained = burst if cap is None else min(burst, factor * cap)
+    if (other := _allowed(kind, sheet_dtype, PROCESS_REFERENCES)) is not None:
+        sustained *= math.sqrt(min(1.0, other / peak))
     return Rate(dtype=dtype, sustained=sustained, burst=burst, note=note, on_matrix_units=matrix)
 
 
-def _power_cap(kind: Kind, dtype: str) -> float | None:
-    """FLOP/s that the kind's power allows at the efficiency of a full-power card; None if no rule speaks of it."""
-    reference = POWER_REFERENCES.get((kind.name, dtype))
+def _allowed(kind: Kind, dtype: str, references: Mapping[tuple[str, str], str]) -> float | None:
+    """FLOP/s that the kind's power allows at the efficiency of the reference; None if no rule speaks of the kind."""
+    reference = references.get((kind.name, dtype))
     if reference is None or kind.tdp_watts is None:
         return None
     full = kind_called(reference)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
-__all__ = ["Clock", "Laps", "laps_on", "median_and_spread", "num_threads_set"]
+__all__ = ["Clock", "Laps", "laps_on", "median_and_spread", "num_threads_set", "own_stream"]
 
 Clock = Callable[[], float]
 
@@ -83,3 +83,19 @@ def num_threads_set(num_threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """On CUDA a stream of its own, which waits for what was sent before; elsewhere nothing.
+
+    Not verified on hardware yet.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -10,44 +11,54 @@ from torch import nn
 from autopart.profiling.timing import Clock, laps_on, median_and_spread
 from autopart.program import Program
 
-__all__ = ["update_seconds"]
+__all__ = ["one_update_seconds", "update_seconds", "updated_weights"]
 
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD,
+    "momentum": partial(torch.optim.SGD, momentum=0.9),
+}  # fmt: skip
 
 
 def update_seconds(
     program: Program, weights: Mapping[str, torch.Tensor], optimizer: str, device: torch.device, clock: Clock
 ) -> tuple[float, ...]:
     """One update of every layer's trainable weights, each weight charged to the first layer that uses it."""
-    seen: set[int] = set()
     known: dict[tuple[tuple[int, ...], ...], float] = {}
     seconds = []
-    for layer in program.graph.layers:
-        own = [index for index in layer.weights if index not in seen and program.graph.weights[index].trainable]
-        seen.update(own)
-        shapes = tuple(tuple(weights[program.graph.weights[index].name].shape) for index in own)
-        if optimizer == "none" or not own:
-            seconds.append(0.0)
-            continue
+    for names in updated_weights(program):
+        shapes = tuple(tuple(weights[name].shape) for name in names)
         if shapes not in known:
-            tensors = [weights[program.graph.weights[index].name] for index in own]
-            known[shapes] = _one_update(tensors, OPTIMIZERS[optimizer], device, clock)
+            known[shapes] = one_update_seconds([weights[name] for name in names], optimizer, device, clock)
         seconds.append(known[shapes])
     return tuple(seconds)
 
 
-def _one_update(
-    tensors: Sequence[torch.Tensor], make: type[torch.optim.Optimizer], device: torch.device, clock: Clock
+def updated_weights(program: Program) -> tuple[tuple[str, ...], ...]:
+    """Per layer, the names of the trainable weights that no earlier layer uses."""
+    seen: set[int] = set()
+    names = []
+    for layer in program.graph.layers:
+        own = [index for index in layer.weights if index not in seen and program.graph.weights[index].trainable]
+        seen.update(own)
+        names.append(tuple(program.graph.weights[index].name for index in own))
+    return tuple(names)
+
+
+def one_update_seconds(
+    tensors: Sequence[torch.Tensor], optimizer: str, device: torch.device, clock: Clock
 ) -> float:
+    """One update of copies of these weights; the median of three."""
+    if optimizer == "none" or not tensors:
+        return 0.0
     copies = [nn.Parameter(tensor.detach().clone()) for tensor in tensors]
     for copy in copies:
         copy.grad = torch.zeros_like(copy)
-    optimizer = make(copies, lr=0.0)  # type: ignore[call-arg]
+    updater = OPTIMIZERS[optimizer](copies, lr=0.0)
     samples = []
     for run in range(4):
         laps = laps_on(device, clock)
         laps.mark()
-        optimizer.step()
+        updater.step()
         laps.mark()
         samples += laps.seconds() if run else []  # the first makes the states
     return median_and_spread(samples)[0]

@@ -1,24 +1,36 @@
-"""Plans, measurements and models as text and as Chrome traces.  Everything here turns data on paper into words."""
+"""Plans, measurements and models as text, HTML and Chrome traces.  Everything here turns data on paper into words."""
 
+from autopart.reporting.alternatives import alternatives_text, layer_text, stage_text
 from autopart.reporting.chrome import chrome_trace
+from autopart.reporting.comparisons import comparison_csv, comparison_markdown, comparison_text
 from autopart.reporting.devices import devices_text, kind_text
 from autopart.reporting.explanations import explanation_text
 from autopart.reporting.graphs import profile_text, trace_report, trace_text
+from autopart.reporting.html import report_html
 from autopart.reporting.measurements import measurement_text
+from autopart.reporting.pastruns import past_runs_text
 from autopart.reporting.plans import plan_text
 from autopart.reporting.tables import layer_range
 from autopart.reporting.verifications import verification_text
 from autopart.reporting.workloads import workload_text
 
 __all__ = [
+    "alternatives_text",
     "chrome_trace",
+    "comparison_csv",
+    "comparison_markdown",
+    "comparison_text",
     "devices_text",
     "explanation_text",
     "kind_text",
     "layer_range",
+    "layer_text",
     "measurement_text",
+    "past_runs_text",
     "plan_text",
     "profile_text",
+    "report_html",
+    "stage_text",
     "trace_report",
     "trace_text",
     "verification_text",

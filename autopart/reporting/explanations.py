@@ -6,7 +6,7 @@ from autopart.reporting.tables import facts, heading, percent, table
 from autopart.schema.explanation import CutTerms, Explanation, StageTerms
 from autopart.units import format_bytes, format_seconds
 
-__all__ = ["explanation_text"]
+__all__ = ["cut_row", "explanation_text"]
 
 
 def explanation_text(explanation: Explanation) -> str:
@@ -55,10 +55,11 @@ def _layers(stage: StageTerms) -> str:
 
 def _cuts(explanation: Explanation) -> str:
     headers = ("cut", "between", "tensors", "bytes", "forward", "backward", "per step")
-    return table(headers, [_cut_row(cut) for cut in explanation.cuts], words=(0, 1)) if explanation.cuts else ""
+    return table(headers, [cut_row(cut) for cut in explanation.cuts], words=(0, 1)) if explanation.cuts else ""
 
 
-def _cut_row(cut: CutTerms) -> tuple[str, ...]:
+def cut_row(cut: CutTerms) -> tuple[str, ...]:
+    """A cut as a row: which, between which layers, what crosses it and how long that takes."""
     return (
         f"{cut.from_stage} → {cut.to_stage}",
         f"{cut.after_layer} | {cut.before_layer}",
@@ -72,15 +73,19 @@ def _cut_row(cut: CutTerms) -> tuple[str, ...]:
 
 def _memory(explanation: Explanation) -> str:
     headers = (
-        "stage", "device", "parameters", "gradients", "optimizer", "activations", "workspace", "communication",
-        "needed", "cap", "free",
+        "stage", "device", "parameters", "gradients", "optimizer", "activations", "outputs, loss", "workspace",
+        "communication", "not at once", "needed", "cap", "free",
     )
     rows = [
         (str(stage.index), ", ".join(stage.devices), *map(format_bytes, (
             stage.memory.parameters, stage.memory.gradients, stage.memory.optimizer, stage.memory.activations,
-            stage.memory.workspace, stage.memory.communication, stage.memory.total, stage.capacity_bytes,
-            stage.free_bytes,
+            stage.memory.loss, stage.memory.workspace, stage.memory.communication, -stage.memory.not_at_once,
+            stage.memory.total, stage.capacity_bytes, stage.free_bytes,
         )))
         for stage in explanation.stages
     ]
-    return table(headers, rows, words=(0, 1))
+    caps = dict.fromkeys(
+        f"cap of {', '.join(stage.devices)}: {stage.capacity_origin}" for stage in explanation.stages
+        if stage.capacity_origin
+    )  # fmt: skip
+    return "\n".join((table(headers, rows, words=(0, 1)), *caps))

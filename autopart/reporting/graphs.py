@@ -48,12 +48,15 @@ def profile_text(profile: Profile, graph: Graph) -> str:
             headers += [f"{kind.kind} backward", f"{kind.kind} optimizer"]
             columns += [kind.backward_seconds, kind.optimizer_seconds]
     rows = [
-        (str(index), layer.name, *(format_seconds(column[index]) for column in columns))
+        (str(index) + "~" * any(index in kind.unmeasured for kind in profile.kinds), layer.name,
+         *(format_seconds(column[index]) for column in columns))
         for index, layer in enumerate(graph.layers)
     ]
     rows.append(("", "sum", *(format_seconds(sum(column)) for column in columns)))
     bases = facts([(kind.kind, f"{kind.origin}: {kind.basis}") for kind in profile.kinds])
     head = f"{graph.model}, times of one micro-batch of {profile.batch_size}"
+    if any(kind.unmeasured for kind in profile.kinds):
+        head += "; ~: not measured, for want of time, but estimated"
     return f"{head}\n{bases}\n\n{table(headers, rows, words=(0, 1))}\n"
 
 

@@ -8,7 +8,7 @@ from autopart.schema.job import Job
 from autopart.schema.plan import Plan, Stage
 from autopart.units import format_bytes, format_count, format_seconds
 
-__all__ = ["plan_text"]
+__all__ = ["baseline_rows", "job_line", "plan_text", "prediction_rows", "proof_rows"]
 
 NO_GAP = 5e-5
 """a relative gap that prints as 0.00 %"""
@@ -22,10 +22,10 @@ def plan_text(plan: Plan) -> str:
     """
     paragraphs = (
         plan.verdict,
-        heading(_job_line(plan), _stages(plan)),
-        heading("Prediction", _prediction(plan)),
+        heading(job_line(plan), _stages(plan)),
+        heading("Prediction", facts(prediction_rows(plan))),
         heading("Against simpler ways", _baselines(plan)),
-        heading("Proof", _proof(plan)),
+        heading("Proof", facts(proof_rows(plan))),
         heading("Checks", checks_text(plan.checks)),
         heading("Left out", "\n".join(f"  {each.device}: {each.reason}" for each in plan.excluded)),
         heading("Warnings", "\n".join(f"  {each.message}\n    → {each.suggestion}" for each in plan.warnings)),
@@ -34,7 +34,8 @@ def plan_text(plan: Plan) -> str:
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
 
-def _job_line(plan: Plan) -> str:
+def job_line(plan: Plan) -> str:
+    """The model and what is done with it, in one line."""
     schedule = plan.schedule
     batch = plan.job.batch
     pieces = f"{schedule.num_microbatches} micro-batch{'es' if schedule.num_microbatches > 1 else ''}"
@@ -67,7 +68,8 @@ def _stage_row(stage: Stage) -> tuple[str, ...]:
     )
 
 
-def _prediction(plan: Plan) -> str:
+def prediction_rows(plan: Plan) -> list[tuple[str, str]]:
+    """What a step takes and costs, and what its transfers do: names with values."""
     prediction = plan.prediction
     rows = [
         ("step", format_seconds(prediction.step_seconds)),
@@ -77,7 +79,7 @@ def _prediction(plan: Plan) -> str:
     ]
     if prediction.cost_per_million is not None:
         rows.append(("cost", f"{prediction.cost_per_million:.2f} US dollars per million samples"))
-    return facts(rows + _transfers(plan))
+    return rows + _transfers(plan)
 
 
 def _transfers(plan: Plan) -> list[tuple[str, str]]:
@@ -95,15 +97,22 @@ def _transfers(plan: Plan) -> list[tuple[str, str]]:
 
 
 def _baselines(plan: Plan) -> str:
-    rows = []
+    rows = baseline_rows(plan)
+    return table(("way", "step", "of the plan's", "what"), rows, words=(0, 3)) if rows else ""
+
+
+def baseline_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
+    """The simpler ways: name, step time, its multiple of the plan's, what it is or why it does not fit."""
+    rows: list[tuple[str, str, str, str]] = []
     for each in plan.baselines:
         step = "does not fit" if each.step_seconds is None else format_seconds(each.step_seconds)
         factor = "" if each.factor is None else times(each.factor)
         rows.append((each.name, step, factor, each.description if each.fits else each.reason or each.description))
-    return table(("way", "step", "of the plan's", "what"), rows, words=(0, 3)) if rows else ""
+    return rows
 
 
-def _proof(plan: Plan) -> str:
+def proof_rows(plan: Plan) -> list[tuple[str, str]]:
+    """How good the plan is proven to be: names with values."""
     proof = plan.proof
     gap = percent(proof.gap, digits=2)
     words = {
@@ -111,12 +120,12 @@ def _proof(plan: Plan) -> str:
         "feasible": f"not proven to the end: a plan that fits may be up to {gap} faster",
         "unproven-baseline": f"a baseline was asked for: a plan may be up to {gap} faster",
     }
-    return facts([
+    return [
         ("outcome", words[proof.outcome] + _by_formula(plan)),
         ("objective", format_seconds(proof.objective_seconds)),
         ("bound", f"{format_seconds(proof.bound_seconds)} ({proof.bound})"),
         ("solver", f"{proof.solver}, {format_seconds(proof.solve_seconds)}"),
-    ])
+    ]
 
 
 def _by_formula(plan: Plan) -> str:

@@ -1,8 +1,9 @@
 """How much memory a device needs while it steps.
 
-On a CUDA device the allocator knows.  On the CPU there is no allocator to ask: what is measured is the growth of the
-process's resident set over the steps, on top of the weights, whose bytes are known exactly.  So neither the
-interpreter nor its imports nor the rest of the model, loaded and dropped again, are charged to the stage.
+On a CUDA device the allocator knows.  On the CPU the storages of all tensors are counted while they live, in two
+warm-up steps, since that slows them down: the second has what the first leaves behind, gradients and optimizer states.
+With fewer warm-up steps the growth of the process's resident set stands in, on top of the weights, whose bytes are
+known exactly.  So neither the interpreter nor its imports nor the rest of the model, loaded and dropped, are charged.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from typing import Protocol
 
 import torch
 
+from autopart.livebytes import LiveBytes
+
 __all__ = [
     "AllocatorMeter",
+    "LiveMeter",
     "MemoryMeter",
     "ResidentMeter",
     "available_memory_bytes",
@@ -45,6 +49,30 @@ class MemoryMeter(Protocol):
     def peak_bytes(self) -> int:
         """The peak so far, weights included."""
         ...
+
+
+class LiveMeter:
+    """Bytes of the tensors alive during the first ``NUM_STEPS`` steps after the meter was made."""
+
+    NUM_STEPS = 2
+    origin = "tensors alive"
+
+    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+        trim()
+        self._live = LiveBytes()
+        self._live.watch(weights)
+        self._num_observed = 0
+        self._live.__enter__()  # type: ignore[no-untyped-call]
+
+    def observe(self) -> None:
+        """Stops watching when enough steps were seen."""
+        self._num_observed += 1
+        if self._num_observed == self.NUM_STEPS:
+            self._live.__exit__(None, None, None)  # type: ignore[no-untyped-call]
+
+    def peak_bytes(self) -> int:
+        """The peak so far, weights included."""
+        return self._live.peak_bytes
 
 
 class ResidentMeter:
@@ -88,9 +116,17 @@ class AllocatorMeter:
         return torch.cuda.max_memory_allocated(self._device)
 
 
-def meter_for(device: torch.device, weights: Iterable[torch.Tensor]) -> MemoryMeter:
-    """A meter for what ``device`` does from now on; ``weights`` are those that already lie on it."""
-    return AllocatorMeter(device) if device.type == "cuda" else ResidentMeter(storage_bytes(weights))
+def meter_for(device: torch.device, weights: Iterable[torch.Tensor], *, warmup: int = 0) -> MemoryMeter:
+    """A meter for what ``device`` does from now on.
+
+    Args:
+        device: what is measured.
+        weights: those that already lie on it.
+        warmup: steps before those that are timed.
+    """
+    if device.type == "cuda":
+        return AllocatorMeter(device)
+    return LiveMeter(weights) if warmup >= LiveMeter.NUM_STEPS else ResidentMeter(storage_bytes(weights))
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:

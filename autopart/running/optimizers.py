@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import nn, optim
 
@@ -16,6 +17,7 @@ OptimizerChoice = str | Callable[[Sequence[nn.Parameter]], optim.Optimizer] | No
 OPTIMIZERS: dict[str, Callable[[Sequence[nn.Parameter]], optim.Optimizer]] = {
     "adamw": optim.AdamW,
     "adam": optim.Adam,
+    "momentum": partial(optim.SGD, momentum=0.9),
     "sgd": optim.SGD,
 }
 

@@ -31,6 +31,8 @@ class StageTerms:
     memory: Memory
     capacity_bytes: int
     free_bytes: int
+    capacity_origin: str = ""
+    """where the cap comes from, in words: what of the device is left to others"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Graph", "Layer", "Note", "Value", "Weight", "Work"]
+__all__ = ["Graph", "Layer", "Loss", "Note", "Value", "Weight", "Work"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +61,11 @@ class Layer:
     not the weights and not the values that only pass by"""
     signature: str
     """equal for two layers that do the same work on the same shapes (repeated blocks)"""
+    backward_bytes: int = 0
+    """the most that the layer's backward (or its forward, inputs included) needs beyond what is saved: gradients of its
+    values, temporaries, and a weight's new gradient until it is added to the one that is there; 0: not known"""
+    first_backward_bytes: int = 0
+    """the same where no weight has a gradient yet, so that the new ones stay"""
 
     @property
     def flops(self) -> int:
@@ -85,10 +90,22 @@ class Value:
     dtype: str
     differentiable: bool
     """a gradient of the same size travels back across every cut that the value crosses, in training"""
+    saved_by: int | None = None
+    """the layer that is charged for keeping it for backward; None: no layer keeps it"""
 
     def crosses(self, boundary: int) -> bool:
         """Whether a cut before layer ``boundary`` makes this value travel."""
         return self.producer < boundary <= self.consumers[-1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loss:
+    """What is minimised in training, as the layer after the last; of one micro-batch."""
+
+    saved_bytes: int
+    """kept for backward, the model's outputs excluded"""
+    backward_bytes: int
+    """as of a layer"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +136,8 @@ class Graph:
     tracer: str = "torch.export"
     """what captured it"""
     notes: tuple[Note, ...] = ()
+    loss: Loss | None = None
+    """None: not known"""
 
     def __post_init__(self) -> None:
         num_layers = len(self.layers)

@@ -9,7 +9,8 @@ __all__ = ["Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "Sche
 
 Mode = Literal["infer", "train"]
 Objective = Literal["throughput", "latency"]
-Optimizer = Literal["adamw", "adam", "sgd", "none"]
+Optimizer = Literal["adamw", "adam", "momentum", "sgd", "none"]
+"""momentum: SGD with a momentum of 0.9; sgd: without"""
 ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
 Recompute = Literal["auto", "never", "always"]
 Method = Literal[
@@ -32,6 +33,8 @@ class Job:
     microbatches: int | None = None
     schedule: ScheduleName | None = None
     optimizer: Optimizer = "none"
+    master_weights: bool = False
+    """the optimizer keeps a float32 copy of every narrower trainable weight, and its states in float32"""
     dtype: str | None = None
     """data type the model was cast to; None: as built"""
     objective: Objective = "throughput"

@@ -55,14 +55,18 @@ class Memory:
     workspace: int
     """the largest set of tensors alive while one layer runs, beyond what is saved"""
     communication: int
-    """receive buffers, and outputs kept until they are sent or joined"""
+    """receive buffers, and gradients kept until they are sent"""
+    loss: int = 0
+    """last stage: the model's outputs and what the loss saves, times the micro-batches in flight"""
+    not_at_once: int = 0
+    """the terms' own peaks are not all at one time; what that makes less, to be taken off their sum"""
 
     @property
     def total(self) -> int:
-        """Sum of all terms."""
+        """Peak: the sum of the terms, less what of them is never there together."""
         return (
-            self.parameters + self.gradients + self.optimizer
-            + self.activations + self.workspace + self.communication
+            self.parameters + self.gradients + self.optimizer + self.activations
+            + self.loss + self.workspace + self.communication - self.not_at_once
         )
 
 

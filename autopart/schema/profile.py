@@ -28,6 +28,12 @@ class KindProfile:
     """interquartile range / median of the forward time; zeros when estimated"""
     pace_seconds: float = 0.0
     """time of a fixed piece of work on the machine meanwhile (see ``autopart.pace``); 0 if not taken"""
+    unmeasured: tuple[int, ...] = ()
+    """of a measured kind, the layers that there was no time for: theirs are estimates, scaled to the measured ones"""
+    peak_bytes: tuple[int, ...] = ()
+    """most that a layer's forward took at once, by the CUDA allocator, without weights and inputs; empty: unknown"""
+    saved_bytes: tuple[int, ...] = ()
+    """what a layer's forward left for backward, by the CUDA allocator, outputs included; empty: unknown"""
 
     def __post_init__(self) -> None:
         lengths = {

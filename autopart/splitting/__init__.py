@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopart.splitting.checks import check_split
+from autopart.splitting.checks import check_split, checks_known
 from autopart.splitting.devicecheck import check_devices
 from autopart.splitting.splitmodule import SplitModule, StagePlacement, Tracer, placements_for, stage_placements
 from autopart.splitting.stitch import Placement, Stitched, stitch
@@ -16,6 +16,7 @@ __all__ = [
     "Tracer",
     "check_devices",
     "check_split",
+    "checks_known",
     "placements_for",
     "stage_placements",
     "stitch",

@@ -10,8 +10,8 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from autopart.program import Program
+from autopart.restoring import fresh, left_as_it_was
 from autopart.schema.graph import Graph
-from autopart.splitting.kept import fresh, kept, seeded
 
 __all__ = ["first_layer_that_differs", "layer_of_weight"]
 
@@ -91,7 +91,7 @@ def _node_values(
 
 
 def _quietly(module: nn.Module, seed: int, act: Callable[[], Any]) -> None:
-    with kept(module), seeded(seed), torch.no_grad():
+    with left_as_it_was(module, seed), torch.no_grad():
         act()
 
 

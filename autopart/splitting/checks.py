@@ -17,11 +17,11 @@ from autopart.schema.graph import Graph
 from autopart.schema.plan import Check
 from autopart.splitting.devicecheck import check_devices
 from autopart.splitting.remembered import passed_before, remember
-from autopart.splitting.splitmodule import SplitModule, StagePlacement, Tracer, move_weights, placements_for
+from autopart.splitting.splitmodule import SplitModule, StagePlacement, Tracer, boundaries_of, move_weights
 from autopart.splitting.verify import Compared, verify
 from autopart.units import format_bytes, format_count
 
-__all__ = ["UNASKED_FLOPS", "check_split"]
+__all__ = ["UNASKED_FLOPS", "check_split", "checks_known"]
 
 UNASKED_FLOPS = 2.5e11
 """of the runs that a check takes which nobody asked for: about 15 processor seconds"""
@@ -63,31 +63,67 @@ def check_split(
     Raises:
         MismatchError: something differs; the weights are back where they were.
     """
-    boundaries = tuple(placement.first for placement in placements_for(program, stages)[1:])
+    boundaries = boundaries_of(program.graph, stages)
     case = _Case(
         source=source, program=program, stages=tuple(stages), boundaries=boundaries, tracer=tracer, max_flops=max_flops
     )
     where = tuple(str(stage.device) for stage in stages)
     checks = []
     for name, act in _CHECKS.items():
-        check = None if anew else passed_before(name, program, boundaries, where)
+        check = None if anew else passed_before(name, program.graph, program.module, boundaries, where)
         if check is None:
             check = act(case)
             if check.outcome == "passed":
-                remember(program, boundaries, where, check)
+                remember(program.graph, program.module, boundaries, where, check)
         checks.append(check)
     return tuple(checks)
 
 
+def checks_known(
+    source: Source, graph: Graph, stages: Sequence[StagePlacement], *, has_values: bool,
+    max_flops: float = UNASKED_FLOPS,
+) -> tuple[Check, ...]:  # fmt: skip
+    """What ``check_split`` would find for this graph of the source, if no check has to be made for it; else nothing.
+
+    Args:
+        source: whose ``model`` has the weights' names and shapes; their values are not looked at.
+        graph: of the source, in the mode that is wanted.
+        stages: as for ``check_split``.
+        has_values: whether the weights have values, which ``source`` may be without for now.
+        max_flops: of both runs together.
+
+    Raises:
+        MismatchError: the stages are not of this graph.
+    """
+    boundaries, where = boundaries_of(graph, stages), tuple(str(stage.device) for stage in stages)
+    known = []
+    for name in _CHECKS:
+        check = passed_before(name, graph, source.model, boundaries, where)
+        if check is None and name == "values":
+            found = _feasible(source, graph, stages[0].device, has_values, max_flops)
+            check = None if isinstance(found, int) else found
+        if check is None:
+            return ()
+        known.append(check)
+    return tuple(known)
+
+
 def _check_values(case: _Case) -> Check:
-    source, program = case.source, case.program
-    if any(tensor.is_meta for tensor in (*source.model.parameters(), *source.model.buffers())):
+    source = case.source
+    has_values = not any(tensor.is_meta for tensor in (*source.model.parameters(), *source.model.buffers()))
+    found = _feasible(source, case.program.graph, case.program.device, has_values, case.max_flops)
+    return _compared(case, found) if isinstance(found, int) else found
+
+
+def _feasible(source: Source, graph: Graph, device: torch.device, has_values: bool, max_flops: float) -> int | Check:
+    """The largest batch on which values can be compared here and now, or why there is none."""
+    if not has_values:
         return _skipped("the weights have no values (meta device)")
     reason = ""
-    for batch in _batches(source, program.graph.batch_size):
-        reason = _too_much(program.graph, batch / program.graph.batch_size, program.device, case.max_flops)
+    for batch in _batches(source, graph.batch_size):
+        reason = _too_much(graph, batch / graph.batch_size, device, max_flops)
         if not reason:
-            return _compared(case, batch)
+            return batch
     return _skipped(f"{reason}; `autopart verify` does it however long it takes")
 
 

@@ -14,10 +14,13 @@ from torch.utils import _pytree as pytree
 from autopart.errors import MismatchError, UsageError
 from autopart.program import Program
 from autopart.pytrees import open_classes, opened_objects
+from autopart.schema.graph import Graph
 from autopart.schema.plan import Plan
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
 
-__all__ = ["SplitModule", "StagePlacement", "Tracer", "move_weights", "placements_for", "stage_placements"]
+__all__ = [
+    "SplitModule", "StagePlacement", "Tracer", "boundaries_of", "move_weights", "placements_for", "stage_placements",
+]  # fmt: skip
 
 Tracer = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], bool], Program]
 
@@ -138,14 +141,20 @@ def placements_for(program: Program, stages: Sequence[StagePlacement]) -> tuple[
     Raises:
         MismatchError: some stage's first layer is not among the program's layers, in the stages' order.
     """
-    names = [layer.name for layer in program.graph.layers]
+    edges = (0, *boundaries_of(program.graph, stages), len(program.graph.layers))
+    return tuple(
+        Placement(first=first, last=last, device=stage.device)
+        for first, last, stage in zip(edges[:-1], edges[1:], stages, strict=True)
+    )
+
+
+def boundaries_of(graph: Graph, stages: Sequence[StagePlacement]) -> tuple[int, ...]:
+    """The layers at which the stages after the first begin; see ``placements_for``."""
+    names = [layer.name for layer in graph.layers]
     edges = [0]
     for stage in stages[1:]:
         edges.append(_find(names, stage.layers[0], edges[-1] + 1))
-    return tuple(
-        Placement(first=first, last=last, device=stage.device)
-        for first, last, stage in zip(edges, [*edges[1:], len(names)], stages, strict=True)
-    )
+    return tuple(edges[1:])
 
 
 def _find(names: Sequence[str], wanted: str, start: int) -> int:

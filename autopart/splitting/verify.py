@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from autopart.errors import AutopartError, MismatchError
 from autopart.program import Program
+from autopart.pythonstate import PythonState
+from autopart.restoring import fresh, left_as_it_was
 from autopart.splitting.blame import first_layer_that_differs, layer_of_weight
-from autopart.splitting.kept import fresh, kept, seeded, state_of
 from autopart.splitting.splitmodule import SplitModule
 
 __all__ = ["Compared", "verify"]
@@ -118,7 +119,7 @@ def _blamed(
 ) -> str:  # fmt: skip
     if len(devices) > 1:  # the unsplit model, whose code blame needs, cannot run any more
         return ""
-    with kept(module), seeded(SEED):
+    with left_as_it_was(module, SEED):
         return first_layer_that_differs(program, module, args, kwargs, SEED, same)
 
 
@@ -146,8 +147,8 @@ def _run(
     loss_fn: Callable[..., torch.Tensor] | None, targets: Sequence[Any], num_runs: int = 1,
 ) -> _Outcome:  # fmt: skip
     """The last of some runs, which leave nothing behind in the module."""
-    before = state_of(module)
-    with kept(module), seeded(SEED):
+    state = PythonState(module)
+    with left_as_it_was(module, SEED):
         for _ in range(num_runs):
             own_args, own_kwargs = fresh((args, dict(kwargs)))
             with torch.set_grad_enabled(module.training):
@@ -158,11 +159,12 @@ def _run(
         if module.training:
             loss = loss_fn(result, *targets) if loss_fn else _projection(outputs)
             gradients = _gradients(loss, dict(_wanted(module, own_args, own_kwargs)))
+        state.note()
         return _Outcome(
             outputs=tuple(out.detach().clone() for out in outputs), spec=spec,
             plain=tuple(leaf for leaf in leaves if isinstance(leaf, bool | int | float | str)), gradients=gradients,
             buffers={name: buffer.detach().clone() for name, buffer in module.named_buffers()},
-            is_stateful=state_of(module) != before,
+            is_stateful=bool(state.changed),
         )  # fmt: skip
 
 

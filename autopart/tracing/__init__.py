@@ -12,12 +12,13 @@ from torch.utils import _pytree as pytree
 
 from autopart.errors import TracingError
 from autopart.program import Program
-from autopart.restoring import training_mode
+from autopart.restoring import gradients_kept, training_mode
 from autopart.tracing.describing import describe, fingerprint
 from autopart.tracing.grouping import constant_nodes, group_nodes
 from autopart.tracing.ladder import climb_down
+from autopart.tracing.losscost import with_loss
 
-__all__ = ["batch_size_of", "fingerprint", "trace", "training_mode"]
+__all__ = ["batch_size_of", "fingerprint", "trace", "training_mode", "with_loss"]
 
 
 def trace(
@@ -41,11 +42,12 @@ def trace(
     groups = group_nodes(captured.graph, constants)
     if not groups:
         raise TracingError(f"{type(model).__name__} computes nothing from its inputs; there is nothing to place")
-    program = describe(
-        model, captured, groups, name=name or type(model).__name__, training=training,
-        batch_size=batch_size_of(args, kwargs),
-    )  # fmt: skip
-    notes = (*climbed.notes, *captured.meta["notes"])
+    with gradients_kept(model):  # an opaque part's own backward may give it some
+        program = describe(
+            model, captured, groups, name=name or type(model).__name__, training=training,
+            batch_size=batch_size_of(args, kwargs),
+        )  # fmt: skip
+    notes = (*climbed.notes, *captured.meta["notes"], *program.graph.notes)
     return replace(program, graph=replace(program.graph, tracer=climbed.tracer, notes=notes))
 
 

@@ -16,7 +16,6 @@ from autopart.pythonstate import PythonState
 from autopart.pytrees import open_classes
 from autopart.recompute import mark, region_of
 from autopart.restoring import attributes_kept, outputs_opened, training_mode
-from autopart.tracing.chance import without_chance
 from autopart.tracing.effects import has_effect, users_of_memory
 from autopart.tracing.faults import check_captured, check_state, faults_refused
 from autopart.tracing.gathered import gathered, put_back
@@ -53,7 +52,6 @@ def capture(
             with (
                 gathered(model, args, dict(kwargs)) as (near_args, near_kwargs),
                 _silent(),
-                without_chance(),
                 faults_refused(model, state),
                 kept(model) as recorder,
                 standing_in(calls) as stand_ins,

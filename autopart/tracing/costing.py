@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 from autopart.opaque import OpaqueCall
 from autopart.schema.graph import Work
 from autopart.segment import Segment
+from autopart.tracing.backwardcost import TrainingBytes, training_bytes
 from autopart.tracing.operatorshape import operator_shape
 
 __all__ = ["Cost", "booked", "cost_segment"]
@@ -67,6 +68,7 @@ class Cost:
     work: tuple[Work, ...]
     peak_bytes: int
     saved: Saved
+    backward: TrainingBytes
 
 
 def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: bool) -> Cost:
@@ -76,7 +78,11 @@ def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: 
     with torch.no_grad(), _WithoutKernel(), ledger:  # type: ignore[no-untyped-call]
         fx.Interpreter(segment.body, garbage_collect_values=True).run(*inputs)
     saved = _saved(segment, inputs, weights) if training else Saved(0, (), (), (False,) * len(segment.output_names))
-    return Cost(work=_with_recorded(ledger.work(), segment), peak_bytes=ledger.peak_bytes, saved=saved)
+    with _WithoutKernel():  # type: ignore[no-untyped-call]
+        backward = training_bytes(segment, inputs) if training else TrainingBytes()
+    return Cost(
+        work=_with_recorded(ledger.work(), segment), peak_bytes=ledger.peak_bytes, saved=saved, backward=backward
+    )
 
 
 def _with_recorded(work: tuple[Work, ...], segment: Segment) -> tuple[Work, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from autopart.tracing.sites import WHOLE_CALL
 
 __all__ = ["Suspect", "first_line", "last_lines", "place_of", "suspects"]
 
-_LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent.parent), "<")
+_LIBRARIES = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parent.parent}/", random.__file__, "<")
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
@@ -12,8 +11,9 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from autopart.fingerprint import fingerprint
 from autopart.program import Program
-from autopart.schema.graph import Graph, Layer, Value, Weight
+from autopart.schema.graph import Graph, Layer, Note, Value, Weight
 from autopart.segment import Segment, build_segment, constants_read
 from autopart.tracing.costing import Cost, cost_segment
 from autopart.tracing.grouping import Group
@@ -39,8 +39,9 @@ def describe(
         batch_size=batch_size,
         layers=_layers(captured.graph, groups, weights, costs),
         weights=weights.described,
-        values=tuple(_differentiable(value, costs) for value in values),
+        values=_described(values, captured.graph, costs),
         legal_cuts=tuple(range(1, len(groups))),
+        notes=_notes(groups, costs),
     )
     return Program(
         module=model,
@@ -50,16 +51,6 @@ def describe(
         weight_names=tuple(weights.names.items()),
         device=next((tensor.device for tensor in model.state_dict().values()), CPU),
     )
-
-
-def fingerprint(model: nn.Module) -> str:
-    """A hash of the architecture: every module's name and type, every weight's name, shape and data type."""
-    digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        digest.update(f"{name}:{type(module).__qualname__}\n".encode())
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        digest.update(f"{name}:{tuple(tensor.shape)}:{tensor.dtype}\n".encode())
-    return digest.hexdigest()[:16]
 
 
 class _Weights:
@@ -236,17 +227,53 @@ def _layers(
                 saved_bytes=each.cost.saved.inside_bytes + shared_bytes,
                 peak_bytes=each.cost.peak_bytes,
                 signature=each.signature,
+                backward_bytes=each.cost.backward.later_bytes,
+                first_backward_bytes=each.cost.backward.first_bytes,
             )
         )
     return tuple(layers)
 
 
-def _differentiable(value: Value, costs: Sequence[_LayerCost]) -> Value:
+def _described(values: Sequence[Value], graph: fx.Graph, costs: Sequence[_LayerCost]) -> tuple[Value, ...]:
+    """The values with what the costs say of them: whether a gradient comes back, and which layer saves them first."""
+    storages = {
+        node.name: node.meta["val"].untyped_storage()._cdata
+        for node in graph.nodes if isinstance(node.meta.get("val"), torch.Tensor)
+    }  # fmt: skip
+    saved_by: dict[int, int] = {}
+    for index, each in enumerate(costs):
+        for name in each.saved_names:
+            saved_by.setdefault(storages[name], index)
+    return tuple(
+        dataclasses.replace(
+            value, differentiable=_differentiable(value, costs), saved_by=saved_by.get(storages[value.name])
+        )
+        for value in values
+    )
+
+
+def _notes(groups: Sequence[Group], costs: Sequence[_LayerCost]) -> tuple[Note, ...]:
+    """That the memory of a backward is not known: one note for layers that are alike."""
+    failed = {
+        each.signature: (group.path, each.cost.backward.failure)
+        for group, each in zip(groups, costs, strict=True) if each.cost.backward.failure
+    }  # fmt: skip
+    return tuple(
+        Note(
+            code="backward-memory",
+            message=f"the backward of {path} could not be followed without values ({failure}), so the memory that it "
+            "needs is taken to be as much as its forward saves",
+            suggestion="leave room on that device, or measure it with autopart run",
+        )
+        for path, failure in failed.values()
+    )
+
+
+def _differentiable(value: Value, costs: Sequence[_LayerCost]) -> bool:
     if value.producer < 0:
-        return value
+        return value.differentiable
     made = costs[value.producer]
-    flag = made.cost.saved.differentiable[made.outputs.index(value.name)]
-    return dataclasses.replace(value, differentiable=flag)
+    return made.cost.saved.differentiable[made.outputs.index(value.name)]
 
 
 def _dtype(tensor: torch.Tensor) -> str:

@@ -11,10 +11,11 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -31,7 +32,7 @@ Run = Callable[[], None]
 
 @contextlib.contextmanager
 def faults_refused(model: nn.Module, state: PythonState) -> Iterator[None]:
-    """Within, tracing code that seeds, hooks a gradient or enters inference mode raises CannotTraceError.
+    """Within, tracing code that seeds, hooks a gradient, enters inference mode or needs values raises CannotTraceError.
 
     What a forward changes of the Python state is noted for ``check_state``; torch.export takes some of it back.
     """
@@ -48,6 +49,8 @@ def faults_refused(model: nn.Module, state: PythonState) -> Iterator[None]:
         _replace(stack, torch.inference_mode, "__enter__", _refused(
             torch.inference_mode.__enter__, "inference mode would be lost in a trace, and gradients flow where none may"
         ))  # fmt: skip
+        for name in ("create_unbacked_symint", "create_unbacked_symfloat", "create_unbacked_symbool"):
+            _replace(stack, ShapeEnv, name, _refuse_numbers)
         yield
 
 
@@ -64,6 +67,10 @@ def _refused(original: Callable[..., Any], reason: str) -> Callable[..., Any]:
         raise CannotTraceError(reason)
 
     return refuse
+
+
+def _refuse_numbers(*_: Any, **__: Any) -> None:
+    raise CannotTraceError("a number or shape is data-dependent here: only a run can tell it")
 
 
 class _Unseeded:
@@ -96,6 +103,8 @@ def check_captured(model: nn.Module, captured: fx.GraphModule) -> None:
     for node in captured.graph.nodes:
         if node.op == "call_function" and free_unbacked_symbols(node.meta.get("val")):
             raise _at(_module_of(model, node), f"{node.target} gives what depends on the values of tensors")
+        if node.users and getattr(node.target, "__name__", "") == "_remove_batch_dim":
+            raise _at(_module_of(model, node), "it maps a function over a batch (torch.vmap), which cannot be cut out")
         if node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
             held = getattr(captured.get_submodule(owner), name)
@@ -122,7 +131,7 @@ def check_state(
     before.restore()
     run = functools.partial(_run_on_fakes, model, args, kwargs, calls)
     if before.rolled:
-        _raise_at_the_draw(run, before.rolled)
+        _raise_at_the_draw(model, run, before.rolled)
         raise _at(model, "it draws random numbers of Python or numpy, other ones at every call")
     put_there = {(site.module, site.name) for site in calls}
     changed = [each for each in before.changed if each not in put_there]
@@ -138,21 +147,54 @@ def _run_on_fakes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, 
         model(*near_args, **near_kwargs)
 
 
-def _raise_at_the_draw(run: Run, dice: Collection[Any]) -> None:
-    """Run it again, and raise where one of the dice is thrown."""
+def _raise_at_the_draw(model: nn.Module, run: Run, dice: Collection[Any]) -> None:
+    """Run it again, and raise at the line that throws one of the dice; where none is seen, with the module."""
     thrown = {id(each) for each in dice}
+    modules = _Running(model)
 
     def watch(_: Any, event: str, function: Any) -> None:
-        if event == "c_call" and id(getattr(function, "__self__", None)) in thrown:
-            name = function.__name__
-            raise CannotTraceError(f"{name}() draws another number at every call, and a trace would fix it")
+        is_thrown = event == "c_call" and id(getattr(function, "__self__", None)) in thrown
+        if is_thrown and function.__name__ not in ("getstate", "setstate"):
+            raise _drawn(function.__name__)
 
-    before = sys.getprofile()
-    sys.setprofile(watch)
-    try:
+    with contextlib.ExitStack() as stack:
+        for name, method in list(vars(np.random).items()):  # compiled in a way that profilers do not see
+            if id(getattr(method, "__self__", None)) in thrown:
+                _replace(stack, np.random, name, functools.partial(_raise_drawn, name))
+        for module in model.modules():
+            stack.callback(module.register_forward_pre_hook(modules.enter).remove)
+            stack.callback(module.register_forward_hook(modules.leave).remove)
+        stack.callback(sys.setprofile, sys.getprofile())
+        sys.setprofile(watch)
         run()
-    finally:
-        sys.setprofile(before)
+
+
+def _drawn(name: str) -> CannotTraceError:
+    return CannotTraceError(f"{name}() draws another number at every call, and a trace would fix it")
+
+
+def _raise_drawn(name: str, *_: Any, **__: Any) -> None:
+    raise _drawn(name)
+
+
+class _Running:
+    """The modules that are running, innermost last; raises if one has thrown dice of the model in its own code."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._state = PythonState(model)
+        self._modules: list[nn.Module] = []
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        self._look()
+        self._modules.append(module)
+
+    def leave(self, *_: Any) -> None:
+        self._look()
+        self._modules.pop()
+
+    def _look(self) -> None:
+        if self._modules and self._state.thrown():
+            raise _at(self._modules[-1], "it draws random numbers of Python or numpy, other ones at every call")
 
 
 def _logged(run: Run) -> list[str]:

@@ -2,12 +2,15 @@
 
 While a model is traced inside ``kept``, a custom Function is recorded as one opaque operator, and what is computed
 inside ``torch.utils.checkpoint`` is marked.  Both are caught below the names that models import
-(``MyFunction.apply``, ``checkpoint``), so it does not matter who holds a reference to them.
+(``MyFunction.apply``, ``checkpoint``), so it does not matter who holds a reference to them: of a Function, where
+torch's compiled ``apply`` looks up its ``forward``.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import inspect
 import itertools
 import operator
@@ -29,8 +32,8 @@ __all__ = ["finish", "kept"]
 
 _LIBRARY = torch.library.Library("autopart_recorded", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("function(Tensor[] tensors, int call) -> Tensor[]")  # type: ignore[no-untyped-call]
-_Level: Any = autograd_function._SingleLevelFunction
-"""what ``Function.apply`` itself calls, whoever holds it"""
+_Kind: Any = autograd_function.FunctionMeta
+"""the class of all custom Functions; its properties go before their own attributes"""
 _numbers = itertools.count()
 _recorders: list[_Recorder] = []
 
@@ -45,13 +48,10 @@ class _Recorder:
         self.is_inside = False
         """of a custom Function, where others are part of it"""
 
-    def apply(self, function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-        """In place of ``Function.apply``."""
-        if self.is_inside or get_proxy_mode() is None:
-            return _apply(function, *args, **kwargs)
-        if issubclass(function, checkpoint.CheckpointFunction):
-            return _reentrant(*args)
-        leaves, structure = pytree.tree_flatten((args, kwargs))
+    def forward(self, function: type[torch.autograd.Function], *args: Any) -> Any:
+        """In place of ``forward``: one operator that stands for the call, backward and all."""
+        has_context = function.setup_context is torch.autograd.Function.setup_context
+        leaves, structure = pytree.tree_flatten((args[1:] if has_context else args, {}))
         places = tuple(index for index, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor))
         tensors = [leaves[place] for place in places]
         versions = [tensor._version for tensor in tensors]
@@ -61,9 +61,9 @@ class _Recorder:
         self.calls[number] = call
         flat = torch.ops.autopart_recorded.function(tensors, number)
         writes = tuple(index for index, each in enumerate(tensors) if each._version != versions[index])
-        self.calls[number] = FunctionCall(
-            function=function, arguments=fixed, places=places, structure=structure, writes=writes
-        )
+        self.calls[number] = dataclasses.replace(call, writes=writes)
+        if has_context and writes:
+            args[0].mark_dirty(*(each for each in tensors if any(each is out for out in flat)))
         result_leaves, result_structure = pytree.tree_flatten(self.results.pop(number))
         recorded = iter(flat)
         return pytree.tree_unflatten(
@@ -111,36 +111,54 @@ def _evaluate(tensors: list[torch.Tensor], call: int) -> list[torch.Tensor]:
 _LIBRARY.impl("function", _evaluate, "CompositeImplicitAutograd")  # type: ignore[no-untyped-call]
 
 
-def _apply(function: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
-    """What ``Function.apply`` comes down to."""
-    return super(_Level, function).apply(*args, **kwargs)
+def _forward_of(function: Any) -> Callable[..., Any]:
+    """What ``function.forward`` is within ``kept``: its own only where nothing is recorded."""
+    own = next(vars(each)["forward"] for each in function.__mro__ if "forward" in vars(each))
+    recorder = _recorders[-1]
+    if recorder.is_inside or get_proxy_mode() is None:
+        found: Callable[..., Any] = own.__get__(None, function)
+        return found
+    return functools.partial(recorder.forward, function)
 
 
 @contextlib.contextmanager
 def kept(model: nn.Module) -> Iterator[_Recorder]:
     """Traces made inside keep custom Functions and checkpointed regions; give their graphs to ``finish`` inside too."""
     recorder = _Recorder(model)
-    own_generator = checkpoint._checkpoint_without_reentrant_generator
     _recorders.append(recorder)
-    _Level.apply = classmethod(recorder.apply)
-    checkpoint._checkpoint_without_reentrant_generator = _non_reentrant(own_generator)
     try:
-        yield recorder
+        with _caught() if len(_recorders) == 1 else contextlib.nullcontext():  # else a trace inside a trace
+            yield recorder
     finally:
-        checkpoint._checkpoint_without_reentrant_generator = own_generator
-        del _Level.apply
         _recorders.pop()
-        if _recorders:  # a trace inside a trace
-            _Level.apply = classmethod(_recorders[-1].apply)
 
 
-def _reentrant(function: Callable[..., Any], preserves: bool, *args: Any) -> Any:
-    """In place of ``checkpoint(..., use_reentrant=True)``, which gives no gradients if no argument needs any."""
-    if not any(isinstance(each, torch.Tensor) and each.requires_grad for each in args):
-        with torch.no_grad():
+@contextlib.contextmanager
+def _caught() -> Iterator[None]:
+    reentrant, generator = checkpoint.CheckpointFunction.apply, checkpoint._checkpoint_without_reentrant_generator
+    _Kind.forward = property(_forward_of)
+    setattr(checkpoint.CheckpointFunction, "apply", _reentrant(reentrant))  # noqa: B010  # no method, says mypy
+    checkpoint._checkpoint_without_reentrant_generator = _non_reentrant(generator)
+    try:
+        yield
+    finally:
+        checkpoint._checkpoint_without_reentrant_generator = generator
+        del _Kind.forward, checkpoint.CheckpointFunction.apply
+
+
+def _reentrant(own: Callable[..., Any]) -> Callable[..., Any]:
+    """In place of ``CheckpointFunction.apply``, which gives no gradients if no argument needs any."""
+
+    def apply(function: Callable[..., Any], preserves: bool, *args: Any) -> Any:
+        if _recorders[-1].is_inside or get_proxy_mode() is None:
+            return own(function, preserves, *args)
+        if not any(isinstance(each, torch.Tensor) and each.requires_grad for each in args):
+            with torch.no_grad():
+                return function(*args)
+        with _region(reentrant=True, preserves_random_state=preserves, context_fn=None, early_stop=False):
             return function(*args)
-    with _region(reentrant=True, preserves_random_state=preserves, context_fn=None, early_stop=False):
-        return function(*args)
+
+    return apply
 
 
 def _non_reentrant(own: Callable[..., Iterator[None]]) -> Callable[..., Iterator[None]]:

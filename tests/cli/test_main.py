@@ -78,14 +78,16 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     shared = ["--batch", "--cluster", "--devices", "--dtype", "--json", "--max-memory", "--mode", "--optimizer",
               "--output", "--refresh"]
     assert found == {
+        "compare": sorted([*(each for each in shared if each != "--cluster"), "--catalogue", "--format",
+                           "--microbatches", "--objective", "--sets", "--time-limit"]),
         "devices": ["--json"],
-        "explain": ["--json"],
+        "explain": ["--json", "--layer", "--stage"],
         "export": ["--output", "--to"],
         "plan": sorted([*shared, "--contiguous", "--data-parallel", "--forbid", "--gap", "--method", "--microbatches",
                         "--objective", "--pin", "--recompute", "--schedule", "--solver", "--stages",
                         "--tensor-parallel", "--time-limit", "--together", "--verify", "--workload"]),
-        "profile": shared,
-        "report": ["--trace"],
+        "profile": sorted([*shared, "--budget"]),
+        "report": ["--measured", "--output", "--trace"],
         "run": ["--json", "--output", "--single", "--steps", "--warmup"],
         "trace": ["--batch", "--dtype", "--json", "--mode"],
         "verify": ["--json"],
@@ -102,7 +104,7 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
     ])
     assert code == 0
     (_, _, load), (_, _, planned) = fake_api.calls
-    assert load == {"dtype": "bf16"}
+    assert load == {"dtype": "bf16", "may_lack_weights": True}
     planned.pop("progress")
     assert planned == {
         "devices": "2xt4,cpu", "max_memory": ("t4=8GiB", "cpu=1GiB"), "cluster_file": None, "refresh": True,

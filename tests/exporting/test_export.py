@@ -14,23 +14,10 @@ from torch import nn
 from torch.distributed.pipelining import SplitPoint, pipeline
 
 from autopart.errors import UsageError
-from autopart.exporting import FORMATS, export
+from autopart.exporting import export
 from autopart.schema.plan import Plan
-from tests.paper import a_device, a_plan, a_stage, one_device_plan
-
-
-def with_layers(*stages: tuple[str, ...]) -> Plan:
-    """A plan whose stages have these layers, one GPU each."""
-    plan = a_plan()
-    devices = tuple(a_device(f"rtx-4090:{index}") for index in range(len(stages)))
-    (transfer,) = plan.transfers
-    return replace(
-        plan,
-        cluster=replace(plan.cluster, devices=devices), excluded=(),
-        stages=tuple(a_stage(index, devices[index].name, layers) for index, layers in enumerate(stages)),
-        transfers=tuple(replace(transfer, from_stage=at, to_stage=at + 1) for at in range(len(stages) - 1)),
-        model=replace(plan.model, num_layers=sum(map(len, stages))),
-    )
+from tests.exporting.plans import with_layers
+from tests.paper import a_plan, one_device_plan
 
 
 def exported(plan: Plan, to: str) -> Any:
@@ -146,7 +133,16 @@ def test_csv_has_every_layer_once_in_order(layers: list[str], first: int, more: 
     assert [int(row["stage"]) for row in rows] == [at for at, stage in enumerate(stages) for _ in stage]
 
 
-def test_every_format_ends_in_a_newline_and_unknown_ones_are_refused() -> None:
-    assert all(export(one_device_plan(), to).endswith("\n") for to in FORMATS)
-    with pytest.raises(UsageError, match="no format 'xml'; give one of accelerate, torch, csv"):
+@pytest.mark.parametrize(("name", "schedule"), [
+    ("gpipe", "ScheduleGPipe"), ("1f1b", "Schedule1F1B"), ("interleaved", "ScheduleInterleaved1F1B"),
+    ("zero-bubble", "ScheduleInterleavedZeroBubble"),
+])
+def test_every_schedule_has_torchs_name(name: Any, schedule: str) -> None:
+    plan = a_plan()
+    assert exported(replace(plan, schedule=replace(plan.schedule, name=name)), "torch")["schedule"] == schedule
+    assert hasattr(torch.distributed.pipelining, schedule)
+
+
+def test_unknown_formats_are_refused() -> None:
+    with pytest.raises(UsageError, match="no format 'xml'; give one of accelerate, torch, vllm"):
         export(a_plan(), "xml")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from hypothesis import strategies as st
 
 from autopart.planning.costs import Layout
+from autopart.planning.groups import group_devices
 from autopart.planning.options import Option, evaluate, schedules
+from autopart.planning.parallel import ways
 from autopart.schema.device import Cluster, Device, Link
 from autopart.schema.graph import Graph, Layer, Value, Weight
 from autopart.schema.job import Job
@@ -157,3 +160,54 @@ def best_by_brute_force(candidate: Candidate, cluster: Cluster, job: Job) -> Opt
     """The fitting option of least objective, or None."""
     fitting = [option for option in all_options(candidate, cluster, job) if not option.misfit]
     return min(fitting, key=lambda option: option.objective_seconds, default=None)
+
+
+@st.composite
+def wide_problems(draw: st.DrawFn, *, max_layers: int = 4) -> tuple[Candidate, Cluster, Job]:
+    """A random chain in training, one or two fast and slow devices, stages of one or two devices."""
+    num_layers = draw(st.integers(1, max_layers))
+    sizes = st.integers(0, 40).map(lambda k: 100 * k)
+    graph = chain(
+        num_layers, training=True, batch_size=2,
+        weight_bytes=draw(st.lists(sizes, min_size=num_layers, max_size=num_layers)),
+        value_bytes=draw(st.lists(sizes, min_size=num_layers + 1, max_size=num_layers + 1)),
+        saved_bytes=draw(sizes), peak_bytes=draw(sizes),
+    )
+    times = st.lists(st.integers(1, 20).map(lambda k: k * 1e-3), min_size=num_layers, max_size=num_layers)
+    devices = tuple(
+        device(f"{kind}{number}", kind=kind) for kind in ("fast", "slow") for number in range(draw(st.integers(1, 2)))
+    )
+    memory = {kind: draw(st.integers(5, 200)) * 1000 for kind in ("fast", "slow")}
+    devices = tuple(replace(each, memory_bytes=memory[each.kind]) for each in devices)
+    num_microbatches = draw(st.sampled_from([2, 4]))
+    job = Job(
+        mode="train", batch=2 * num_microbatches, optimizer="adamw", schedule=draw(st.sampled_from([None, "gpipe"])),
+        tensor_parallel=draw(st.sampled_from([1, 2])), data_parallel=2,
+        recompute=draw(st.sampled_from(["never", "auto"])),
+    )
+    chosen = candidate(graph, {"fast": draw(times), "slow": draw(times)}, num_microbatches)
+    return chosen, Cluster(devices=devices, links=(link(latency_seconds=1e-5, bandwidth=1e6),)), job
+
+
+def best_wide_by_brute_force(candidate: Candidate, cluster: Cluster, job: Job) -> Option | None:
+    """The fitting option of least objective over all cuts, groups, ways and orders; devices of a group are alike."""
+    graph, groups = candidate.graph, group_devices(cluster)
+    offered = ways(job, graph.batch_size, max(group.size for group in groups))
+    best: Option | None = None
+    for num_stages in range(1, min(len(cluster.devices), len(graph.legal_cuts) + 1) + 1):
+        for cuts in itertools.combinations(sorted(graph.legal_cuts), num_stages - 1):
+            for places in itertools.product(itertools.product(range(len(groups)), offered), repeat=num_stages):
+                used = [sum(way.width for number, way in places if number == g) for g in range(len(groups))]
+                if any(count > group.size for count, group in zip(used, groups, strict=True)):
+                    continue
+                left = [[each.name for each in group.devices] for group in groups]
+                names = [tuple(left[number].pop(0) for _ in range(way.width)) for number, way in places]
+                for schedule in schedules(job):
+                    option = evaluate(candidate, cluster, job, Layout(
+                        num_microbatches=candidate.num_microbatches, schedule=schedule,
+                        boundaries=(0, *cuts, len(graph.layers)), devices=tuple(each[0] for each in names),
+                        ways=tuple(way for _, way in places), others=tuple(each[1:] for each in names),
+                    ))
+                    if not option.misfit and (best is None or option.objective_seconds < best.objective_seconds):
+                        best = option
+    return best

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning import check, plan
@@ -94,6 +94,31 @@ def test_renaming_devices_changes_nothing_but_names(problem: Problem) -> None:
     assert (before is None) == (after is None)
     if before is not None and after is not None:
         assert [(f"x{name}", count) for name, count in stages_of(before)] == stages_of(after)
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems(training=False))
+def test_another_order_of_devices_is_worth_as_much(problem: Problem) -> None:
+    chosen, devices, job = problem
+    turned = replace(devices, devices=tuple(reversed(devices.devices)))
+    before, after = solve(problem), solve((chosen, turned, job))
+    assert (before is None) == (after is None)
+    if before is not None and after is not None:
+        assert before.proof.objective_seconds == pytest.approx(after.proof.objective_seconds, rel=2e-3)
+
+
+@settings(max_examples=20, deadline=None)
+@given(problems(training=False))
+def test_a_device_less_never_makes_a_better_plan(problem: Problem) -> None:
+    chosen, devices, job = problem
+    assume(len(devices.devices) > 1 and job.stages in (None, 1))
+    before = solve(problem)
+    for left_out in devices.devices:
+        fewer = replace(devices, devices=tuple(d for d in devices.devices if d != left_out))
+        after = solve((chosen, fewer, job))
+        if after is not None:
+            assert before is not None
+            assert after.proof.objective_seconds >= before.proof.bound_seconds * (1 - 1e-9)
 
 
 @settings(max_examples=15, deadline=None)

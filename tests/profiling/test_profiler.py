@@ -64,7 +64,7 @@ def test_a_cache_entry_of_another_format_is_measured_anew(own_cache: Path) -> No
 
     program, inputs = traced()
     cluster = read_cluster("cpu:0")
-    cache.write("layers", _key(program, cluster.devices[0], "none", 0), b'{"kind": "cpu-1t"}')
+    cache.write("layers", _key(program.graph, cluster.devices[0], "none", 0), b'{"kind": "cpu-1t"}')
     with pytest.warns(UserWarning, match="another version of autopart"):
         found = profile(program, inputs, cluster, clock=Clock(1.0))
     assert found.kinds[0].forward_seconds == (1.0, 1.0)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from autopart.running.memory import ResidentMeter, meter_for, storage_bytes
+from autopart.running.memory import LiveMeter, ResidentMeter, meter_for, storage_bytes
 
 MIB = 2**20
 
@@ -23,3 +23,18 @@ def test_the_peak_is_the_weights_and_what_a_step_needs() -> None:
     assert meter.peak_bytes() >= 4 * MIB + held_bytes * 0.9
     assert meter.peak_bytes() < 4 * MIB + held_bytes * 2
     assert meter.origin
+
+
+def test_with_two_warm_up_steps_the_tensors_alive_are_counted() -> None:
+    weight = torch.ones(MIB // 4)
+    meter = meter_for(torch.device("cpu"), [weight], warmup=2)
+    assert isinstance(meter, LiveMeter)
+    for _ in range(2):
+        twice = weight * 2
+        del twice
+        meter.observe()
+    late = weight.repeat(8)  # in a timed step, which is not slowed down
+    meter.observe()
+    assert late.nbytes == 8 * MIB
+    assert meter.peak_bytes() == 2 * MIB
+    assert isinstance(meter_for(torch.device("cpu"), [weight], warmup=1), ResidentMeter)

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
+from autopart import codekey
 from autopart.errors import MismatchError
 from autopart.modelsource import Source
 from autopart.program import Program
@@ -145,19 +146,19 @@ def test_changed_code_is_checked_again(monkeypatch: pytest.MonkeyPatch, tmp_path
     traced = trace(model, (torch.randn(6, 4),), training=False)
     file = tmp_path / "user.py"
     file.write_text("x = 1")
-    monkeypatch.setattr(remembered, "_loaded_files", lambda: {file})
+    monkeypatch.setattr(codekey, "user_files", lambda: (str(file),))
     check = Check(name="devices", outcome="passed", detail="so it is")
-    remembered.remember(traced, (1,), ("cpu",), check)
-    assert remembered.passed_before("devices", traced, (1,), ("cpu",)) == check
-    assert remembered.passed_before("devices", traced, (2,), ("cpu",)) is None
-    assert remembered.passed_before("values", traced, (1,), ("cpu",)) is None
+    remembered.remember(traced.graph, model, (1,), ("cpu",), check)
+    assert remembered.passed_before("devices", traced.graph, model, (1,), ("cpu",)) == check
+    assert remembered.passed_before("devices", traced.graph, model, (2,), ("cpu",)) is None
+    assert remembered.passed_before("values", traced.graph, model, (1,), ("cpu",)) is None
     file.write_text("x = 2")
-    assert remembered.passed_before("devices", traced, (1,), ("cpu",)) is None
+    assert remembered.passed_before("devices", traced.graph, model, (1,), ("cpu",)) is None
 
 
 def test_nothing_is_remembered_of_code_that_was_typed_in(monkeypatch: pytest.MonkeyPatch) -> None:
     model = _net().eval()
     traced = trace(model, (torch.randn(6, 4),), training=False)
     monkeypatch.delattr("__main__.__file__")
-    remembered.remember(traced, (1,), ("cpu",), Check(name="devices", outcome="passed", detail="so it is"))
-    assert remembered.passed_before("devices", traced, (1,), ("cpu",)) is None
+    remembered.remember(traced.graph, model, (1,), ("cpu",), Check(name="devices", outcome="passed", detail="so it is"))
+    assert remembered.passed_before("devices", traced.graph, model, (1,), ("cpu",)) is None

@@ -13,11 +13,14 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from autopart.program import Program
+from autopart.restoring import left_as_it_was
+from autopart.splitting import SplitModule
 from autopart.tracing import trace
 from tests.hazards import HAZARDS, Hazardous
-from tests.zoo import split
+from tests.zoo import edges, stages_of
 
-ONE_LAYER = {"Generated", "PythonLayerdrop", "TorchLayerdrop"}
+ONE_LAYER = {"PythonLayerdrop", "TorchLayerdrop"}
 """may end as one layer, which runs as it is written: the code in question is the model's own, around all its layers"""
 
 
@@ -63,32 +66,39 @@ def assert_equal(one: Left, other: Left) -> None:
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("name", HAZARDS)
 def test_split_hazards_are_right(name: str, training: bool) -> None:
+    """In two and in four stages of one trace; what is left behind is put back between the runs."""
     each = HAZARDS[name]
-    models = []
-    for _ in range(2):
-        torch.manual_seed(0)
-        models.append(each.build().train(training))
-    expected = two_calls(models[0], models[0], each)
-    torch.manual_seed(7)
-    divided = split(models[1], each.inputs(), each.kwargs, 4)
-    num_stages = len(divided.stitched(each.inputs(), each.kwargs).segments)
-    assert num_stages >= 2 or name in ONE_LAYER
-    assert_equal(expected, two_calls(divided, models[1], each))
-
-
-@pytest.mark.parametrize(
-    "name", ["Checkpointed", "CheckpointedReentrant", "CheckpointedAutocast", "CheckpointedInAutocast"]
-)
-def test_split_checkpoints_keep_as_little_as_the_model_does(name: str) -> None:
-    """The bytes that autograd keeps are those of the unsplit model, and far fewer than without checkpoints."""
     torch.manual_seed(0)
-    model = HAZARDS[name].build().train()
-    inputs = HAZARDS[name].inputs()
+    model = each.build().train(training)
+    with left_as_it_was(model):
+        expected = two_calls(model, model, each)
+    torch.manual_seed(7)
+    program = trace(model, each.inputs(), each.kwargs, training=training)
+    num_layers = len(program.graph.layers)
+    assert num_layers >= 2 or name in ONE_LAYER
+    for num_stages in sorted({min(number, num_layers) for number in (2, 4)}):
+        divided = in_stages(model, program, num_stages)
+        with left_as_it_was(model):
+            found = two_calls(divided, model, each)
+        assert_equal(expected, found)
+        assert len(divided.stitched(each.inputs(), each.kwargs).segments) == num_stages
+    if training and name in KEEP_LITTLE:
+        assert_keeps_little(program, divided, model, each.inputs())
+
+
+def in_stages(model: nn.Module, program: Program, num_stages: int) -> SplitModule:
+    cuts = edges(len(program.graph.layers), num_stages)
+    return SplitModule(model, stages_of(program, cuts), lambda *_: program)
+
+
+KEEP_LITTLE = {"Checkpointed", "CheckpointedReentrant", "CheckpointedAutocast", "CheckpointedInAutocast"}
+
+
+def assert_keeps_little(program: Program, divided: SplitModule, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """The bytes that autograd keeps are those of the unsplit model, and far fewer than without checkpoints."""
     kept_whole = kept_bytes(model, model, inputs)
-    divided = split(model, inputs, {}, 4)
-    graph = divided.stitched(inputs, {}).program.graph
     assert kept_bytes(divided, model, inputs) <= 1.1 * kept_whole
-    assert sum(layer.saved_bytes for layer in graph.layers) <= 1.1 * kept_whole
+    assert sum(layer.saved_bytes for layer in program.graph.layers) <= 1.1 * kept_whole
     one_block = model.blocks[0].norm(model.blocks[0].up(inputs[0])).nbytes  # type: ignore[index,union-attr]
     assert kept_whole < 4 * one_block
 
@@ -106,32 +116,34 @@ def kept_bytes(runner: Callable[..., Any], model: nn.Module, inputs: tuple[Any, 
     return sum(tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in weights)
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_a_transformer_with_gradient_checkpointing(reentrant: bool) -> None:
+def test_a_transformer_with_gradient_checkpointing() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        num_hidden_layers=4, hidden_size=32, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
-        vocab_size=101, use_cache=False,
+        num_hidden_layers=2, hidden_size=16, num_attention_heads=2, num_key_value_heads=1, intermediate_size=32,
+        vocab_size=53, use_cache=False,
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).train()
-    plain = trace(model, (), {"input_ids": torch.ones(2, 16, dtype=torch.long)}, training=True)
-    model.gradient_checkpointing_enable({"use_reentrant": reentrant})
-    if reentrant:
-        model.enable_input_require_grads()
-    each = Hazardous(build=lambda: model, inputs=tuple, kwargs={"input_ids": torch.randint(101, (2, 16))})
-    torch.manual_seed(0)
-    divided = split(model, (), each.kwargs, 4)
-    stitched = divided.stitched((), each.kwargs)
-    assert len(stitched.segments) == 4
-    saved = [sum(layer.saved_bytes for layer in each.graph.layers) for each in (stitched.program, plain)]
-    assert saved[0] < 0.7 * saved[1]
-    results = []
-    for runner in (model, divided):
-        torch.manual_seed(1)
-        output = runner(**each.kwargs).logits
-        output.backward(torch.ones_like(output))
-        results.append(Left([output.detach()], {n: w.grad for n, w in model.named_parameters()}, {}))
-        model.zero_grad(set_to_none=True)
-    assert_equal(*results)
+    kwargs = {"input_ids": torch.randint(53, (2, 16))}
+    plain = trace(model, (), kwargs, training=True)
+    for reentrant in (False, True):
+        model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+        if reentrant:
+            model.enable_input_require_grads()
+        program = trace(model, (), kwargs, training=True)
+        saved = [sum(layer.saved_bytes for layer in each.graph.layers) for each in (program, plain)]
+        assert saved[0] < 0.7 * saved[1]
+        expected = one_call(model, model, kwargs)
+        for number in (2, 4):
+            divided = in_stages(model, program, number)
+            assert_equal(expected, one_call(divided, model, kwargs))
+
+
+def one_call(runner: nn.Module, model: nn.Module, kwargs: dict[str, Any]) -> Left:
+    torch.manual_seed(1)
+    output = runner(**kwargs).logits
+    output.backward(torch.ones_like(output))
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
+    model.zero_grad(set_to_none=True)
+    return Left([output.detach()], gradients, {})

@@ -290,3 +290,33 @@ def test_shapes_that_depend_on_values_are_checked_at_every_call() -> None:
             tensor.zero_()
     with pytest.raises(RunError, match=r"output 0 of 1 is \(0, 8\)"):
         segment(x)
+
+
+class Mapped(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda row: row * row.new_ones(()))(x)  # type: ignore[no-any-return]
+
+
+def test_a_function_mapped_over_a_batch_runs_as_it_is_written() -> None:
+    model, x = _net(Mapped()).train(), torch.randn(4, WIDTH)
+    assert_same(outcome(model, model, (x,), {}), outcome(split(model, (x,), {}), model, (x,), {}))
+
+
+class Throwing(nn.Module):
+    """Draws from a torch.Generator, and by a name of numpy's that was imported before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dice = torch.Generator().manual_seed(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * torch.rand(x.shape, generator=self.dice) + float(_normal())
+
+
+_normal = np.random.normal
+
+
+def test_what_no_line_shows_is_said_with_the_module() -> None:
+    notes = trace(_net(Throwing()).train(), (torch.randn(4, WIDTH),), training=True).graph.notes
+    assert [note.message.partition(" ")[0] for note in notes] == ["1"]
+    assert "forward of Throwing" in notes[0].where

@@ -5,14 +5,15 @@ from __future__ import annotations
 import collections
 import datetime
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
-from tests.zoology.result import Result
+from tests.zoology.result import ORDER, Result
 from tests.zoology.tables import families, sentence
 
-__all__ = ["markdown"]
+__all__ = ["markdown", "short"]
 
 _INTRODUCTION = """# Coverage: what autopart splits, and what it refuses
 
@@ -27,6 +28,24 @@ specimen counts as split if all four are. Each runs in a process of its own with
 
 {sentence}{modes}
 """
+_TITLES = {
+    "hf": "transformers", "timm": "timm", "torchvision": "torchvision", "unet": "U-Nets",
+    "hazard": "Hazards: small modules, each with one thing that breaks tracers",
+}  # fmt: skip
+_WIDTH, _LONGEST = 116, 150
+_NOISE: tuple[tuple[str, str], ...] = (
+    (r"\S*/site-packages/", ""),
+    (r"(?<![\w.:/])/(?:[^\s/]+/)+", ""),  # directories of the machine that it ran on
+    (r"\w*Error: Class validation error for validator '\w+': (\w+Error: )?", ""),
+    (r"<([\w.]*?)(\w+)( object)? at 0x[0-9a-f]+>", r"\2"),
+    (r"<(?:class|function|bound method) '?([\w.]*\.)?(\w+)'?[^>]*>", r"\2"),
+    (r" ?\(unhinted: [^)]*\)+\.?", ""),
+    (r" +\(Size-like symbols: [^)]*\);?", ""),
+    (r"\[[^\]]{60,}\]", "[…]"),
+    (r"the (gradient|output|buffer) of \S+ differs", r"a \1 differs"),
+    (r" \(\d+ of \d+ do\)", ""),
+    (r"cannot trace \w+: ", ""),
+)
 
 
 def markdown(results: Sequence[Result], rivals: Sequence[Result], *, num_open: int) -> str:
@@ -39,16 +58,19 @@ def markdown(results: Sequence[Result], rivals: Sequence[Result], *, num_open: i
         families(results, "github"),
         _tracers(results),
         *_wrong(results),
-        "## What is refused, or stays on one device, and why",
-        _by_reason(results, ("refused", "one device", "unsteady")),
         "## torch's own `pipeline()` on the same models",
         _beside(results, rivals),
-        "## What is split",
-        *_split(results),
-        "## What the zoo could not build",
-        "No small configuration, or no inputs, were found for these; they count nowhere: " + _not_built(results) + ".",
+        *_families(results),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
+
+
+def short(reason: str) -> str:
+    """The first sentence of a reason without paths, addresses and Python objects, so that equal causes meet."""
+    for pattern, instead in _NOISE:
+        reason = re.sub(pattern, instead, reason)
+    first = re.split(r"(?<=[^.\d])[.;] (?=[A-Z(\"'`])|; ", " ".join(reason.split()), maxsplit=1)[0].rstrip(" .;:")
+    return textwrap.shorten(first, _LONGEST, placeholder=" …").replace("|", "\\|").replace("<", "&lt;")
 
 
 def _train_only(results: Iterable[Result]) -> str:
@@ -66,7 +88,7 @@ def _tracers(results: Iterable[Result]) -> str:
     checks = ((each.name, check) for each in results for check in each.checks if check.tracer)
     traces = {(name, check.mode): check.tracer for name, check in checks}
     count = collections.Counter(traces.values())
-    found = ", ".join(f"{name} {number}" for name, number in count.most_common())
+    found = "; ".join(f"{name}: {number}" for name, number in count.most_common())
     return f"Traces by tracer: {found or 'none'}."
 
 
@@ -83,35 +105,54 @@ def _keys(results: Iterable[Result]) -> list[str]:
 
 def _wrong(results: Sequence[Result]) -> list[str]:
     bad = [each for each in results if each.verdict in ("WRONG", "crash", "killed")]
-    if not bad:
-        return []
-    rows = [(each.name, each.verdict, _cell(each.reason)) for each in bad]
-    return ["## Defects", tabulate(rows, headers=["specimen", "verdict", "what"], tablefmt="github")]
+    rows = [(each.name, each.verdict, short(each.reason)) for each in bad]
+    return ["## Defects", tabulate(rows, headers=["specimen", "verdict", "what"], tablefmt="github")] if bad else []
 
 
-def _by_reason(results: Sequence[Result], verdicts: Sequence[str]) -> str:
+def _families(results: Sequence[Result]) -> list[str]:
+    by_family: dict[str, list[Result]] = {}
+    for each in results:
+        by_family.setdefault(each.name.partition(":")[0], []).append(each)
+    known = [family for family in _TITLES if family in by_family]
+    order = dict.fromkeys([*known, *by_family])
+    return [part for family in order for part in _family(family, by_family[family])]
+
+
+def _family(family: str, results: Sequence[Result]) -> list[str]:
+    """What is not split and why, and the names of what is, folded."""
+    split = sorted(_kind(each) for each in results if each.verdict == "equal")
+    others = [each for each in results if each.verdict not in ("equal", "not built")]
+    blank = [each for each in results if each.verdict == "not built"]
+    parts = [f"## {_TITLES.get(family, family)}", f"{len(split)} of {len(results) - len(blank)} are split."]
+    if others:
+        parts.append(_by_reason(others))
+    if blank:
+        parts += ["Not built by the zoo: no small configuration or no inputs were found, or a package is missing. "
+                  "These count nowhere.", _by_reason(blank)]  # fmt: skip
+    return [*parts, _folded(f"The {len(split)} that are split", split)] if split else parts
+
+
+def _folded(title: str, names: Sequence[str]) -> str:
+    lines = textwrap.fill(", ".join(names), _WIDTH, break_on_hyphens=False, break_long_words=False)
+    return f"<details><summary>{title}</summary>\n\n{lines}\n\n</details>"
+
+
+def _by_reason(results: Sequence[Result]) -> str:
+    """One row for each verdict and short reason, the most frequent first."""
     groups: dict[tuple[str, str], list[str]] = collections.defaultdict(list)
     for each in results:
-        if each.verdict in verdicts:
-            modes = sorted({check.mode for check in each.checks if check.verdict == each.verdict})
-            groups[f"{each.verdict} ({', '.join(modes)})", _general(each.reason)].append(_kind(each))
-    rows = [(verdict, reason, ", ".join(names)) for (verdict, reason), names in sorted(groups.items(), key=_weight)]
-    return tabulate(rows, headers=["verdict", "reason", "models"], tablefmt="github") if rows else "Nothing."
+        groups[_verdict(each), short(each.reason)].append(_kind(each))
+    ranks = {verdict: place for place, verdict in enumerate(ORDER)}
+    order = sorted(groups.items(), key=lambda item: (ranks[item[0][0].partition(" (")[0]], -len(item[1]), item[0]))
+    rows = [(verdict, reason, str(len(names)), ", ".join(sorted(names))) for (verdict, reason), names in order]
+    head = [("verdict", "reason", "number", "models"), ("---", "---", "---:", "---")]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [*head, *rows])  # not padded: some cells are long
 
 
-def _weight(item: tuple[tuple[str, str], list[str]]) -> int:
-    return -len(item[1])
-
-
-def _general(reason: str) -> str:
-    """Without paths and names of classes, so that equal causes meet."""
-    reason = re.sub(r"\S*/site-packages/", "", reason)
-    reason = re.sub(r"cannot trace \w+: ", "", reason)
-    return _cell(reason)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")[:220]
+def _verdict(result: Result) -> str:
+    """With the mode, if it is the verdict in one mode only."""
+    modes = {check.mode for check in result.checks if check.verdict == result.verdict}
+    return f"{result.verdict} ({modes.pop()})" if len(modes) == 1 else result.verdict
 
 
 def _kind(result: Result) -> str:
@@ -133,15 +174,3 @@ def _beside(results: Sequence[Result], rivals: Sequence[Result]) -> str:
         f"{count['equal']}, autopart on {equal} (in 2 and 4 stages, both modes).\n\n"
         + tabulate(rows, headers=["pipeline()", "models", "share"], tablefmt="github")
     )
-
-
-def _split(results: Sequence[Result]) -> list[str]:
-    names: dict[str, list[str]] = {}
-    for each in results:
-        if each.verdict == "equal":
-            names.setdefault(each.name.partition(":")[0], []).append(_kind(each))
-    return [f"**{family}** ({len(own)}): {', '.join(sorted(own))}." for family, own in names.items()]
-
-
-def _not_built(results: Sequence[Result]) -> str:
-    return ", ".join(sorted(each.name for each in results if each.verdict == "not built")) or "none"

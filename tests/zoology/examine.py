@@ -63,15 +63,14 @@ def _without_cache(case: Case) -> None:
 
 
 def _mode(case: Case, mode: str) -> tuple[list[Check], int, bool]:
+    """Checks, layers, and whether the unsplit model is equal to itself (looked at only if a split is not)."""
     case.model.train(mode == "train")
     expected = outcome(case.model, case)
-    steady = not difference(expected, outcome(case.model, case))
     program = trace(case.model, case.args, case.kwargs, training=case.model.training)
-    num_layers = len(program.graph.layers)
     checks = list(_checks(case, mode, program, expected))
-    if not steady:
-        checks = [_forgiven(check) for check in checks]
-    return checks, num_layers, steady
+    wrong = any(check.verdict == "WRONG" for check in checks)
+    steady = not wrong or not difference(expected, outcome(case.model, case))
+    return [check if steady else _forgiven(check) for check in checks], len(program.graph.layers), steady
 
 
 def _checks(case: Case, mode: str, program: Any, expected: Any) -> Iterator[Check]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+from collections.abc import Iterator
 from pathlib import Path
 
 import autopart
 
-__all__ = ["key_of_code", "versions"]
+__all__ = ["key_of_code", "sources", "versions"]
 
-_ROOMS = ("tracing", "splitting")
-_FILES = ("program.py", "segment.py", "transfer.py")
+_ROOMS = ("", "schema", "tracing", "splitting")  # "" is the top level; splitting imports from no other room
 
 
 def versions() -> str:
@@ -25,11 +25,16 @@ def versions() -> str:
     return ", ".join(found)
 
 
+def sources() -> Iterator[Path]:
+    """Every source file of autopart that what is split, and how, may depend on, in a fixed order."""
+    home = Path(autopart.__file__).parent
+    for room in _ROOMS:
+        yield from sorted((home / room).glob("*.py"))
+
+
 def key_of_code() -> str:
     """Versions, and a hash of the source files that decide."""
     digest = hashlib.sha256()
-    home = Path(autopart.__file__).parent
-    files = [path for room in _ROOMS for path in sorted((home / room).glob("*.py"))]
-    for path in [*files, *(home / name for name in _FILES)]:
-        digest.update(path.read_bytes())
+    for path in sources():
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return f"{versions()}; code {digest.hexdigest()[:12]}"

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import re
+import time
 from typing import Any
 
 import torch
 
 from tests.zoology.inputs import inputs_for
-from tests.zoology.shrinking import VOCABULARY, shrink
+from tests.zoology.mending import fill, mend
+from tests.zoology.shrinking import EXTENTS, shrink
 from tests.zoology.specimen import Case, NotBuiltError, Specimen
 
 __all__ = ["specimens"]
 
-MAX_PARAMETERS = 80_000_000
+MAX_PARAMETERS = 130_000_000
+MAX_SECONDS = 20
 
 _HEADS = (  # the first that a type has is its main specimen; detection and segmentation heads come besides
     "SEQ_TO_SEQ_CAUSAL_LM", "SPEECH_SEQ_2_SEQ", "IMAGE_TEXT_TO_TEXT", "CAUSAL_LM", "OBJECT_DETECTION",
     "UNIVERSAL_SEGMENTATION", "SEMANTIC_SEGMENTATION", "CTC", "MASKED_LM", "IMAGE_CLASSIFICATION",
     "AUDIO_CLASSIFICATION", "VIDEO_CLASSIFICATION", "TIME_SERIES_PREDICTION", "DEPTH_ESTIMATION",
 )  # fmt: skip
-_BESPOKE: dict[str, dict[str, Any]] = {
-    "cvt": {"depth": (1, 2, 3)},  # it indexes its drop rates with the number of the stage
-    "bamba": {"attn_layer_indices": [1, 3]},
-    "donut-swin": {"embed_dim": 96},
-    "maskformer-swin": {"embed_dim": 96},
-}
 _BESIDES = ("OBJECT_DETECTION", "SEMANTIC_SEGMENTATION", "SEQUENCE_CLASSIFICATION")
 
 
@@ -61,36 +60,30 @@ def _build(kind: str, class_name: str) -> Case:
         raise NotBuiltError(f"transformers has no {class_name}")
     config_class = model_class.config_class or transformers.models.auto.configuration_auto.CONFIG_MAPPING[kind]
     first: Exception | None = None
-    for widths in (True, False):
+    last: Exception | None = None
+    began = time.process_time()
+    for extent, filled in itertools.product(EXTENTS, (False, True)):
         try:
-            config = shrink(config_class, widths=widths)
-            _mend(config, kind)
+            config = shrink(config_class, extent)
+            mend(config, kind)
+            if filled:
+                fill(config)
             _check_size(model_class, config)
             torch.manual_seed(0)
             model = model_class(config)
             return Case(model=model, kwargs=inputs_for(model))
+        except ImportError as error:
+            raise NotBuiltError(f"it needs a package that is not installed: {_package(error)}") from error
         except Exception as error:
-            first = first or error
-    raise NotBuiltError(f"{type(first).__name__}: {str(first)[:300]}") from first
+            first, last = first or error, error
+            if time.process_time() - began > MAX_SECONDS:
+                break
+    raise NotBuiltError(f"{type(first).__name__}: {str(first)[:300]}") from last
 
 
-def _mend(config: Any, kind: str) -> None:
-    """What follows from widths without a field of its own, and what an architecture wants for itself."""
-    for name, value in _BESPOKE.get(kind, {}).items():
-        setattr(config, name, value)
-    for name, value in (("image_token_id", 5), ("image_token_index", 5), ("vocab_size", VOCABULARY)):
-        if getattr(config, name, 0) is None:
-            setattr(config, name, value)
-    _mend_rope(config.get_text_config())
-
-
-def _mend_rope(text: Any) -> None:
-    """Three axes of rotary positions share half a head; what each gets is often a constant in the code."""
-    rope = getattr(text, "rope_parameters", None)
-    heads = getattr(text, "num_attention_heads", None)
-    if isinstance(rope, dict) and "rope_type" in rope and isinstance(heads, int):
-        half = (getattr(text, "head_dim", None) or text.hidden_size // heads) // 2
-        rope["mrope_section"] = [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
+def _package(error: ImportError) -> str:
+    found = re.search(r"requires the (\S+) library", str(error))
+    return found[1] if found else error.name or str(error)[:200]
 
 
 def _check_size(model_class: Any, config: Any) -> None:

@@ -7,12 +7,13 @@ stays consistent.  Lists of widths stay: only depths are cut.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["IMAGE", "VOCABULARY", "shrink"]
+__all__ = ["EXTENTS", "IMAGE", "VOCABULARY", "Extent", "sections", "shrink"]
 
 VOCABULARY = 128
 FIRST_FREE_TOKEN = 40  # below are the special tokens
@@ -28,8 +29,9 @@ _NO_LAYERS = re.compile(
     r"mlp_only_layers|moe_layers|no_rope_layers|encode_proj_layers|.*extract_layers|subsample_layers"
     r"|.*target_layers|.*(kv_shared|shared|dense|adapter|residual|ctc|nextn_predict|mtp|mapper|postnet)_layers"
 )
+_INDICES = re.compile(r"index|indices|_layers?$|_idxs$|hook_ids|layer_ids")
 _RULES: tuple[tuple[str, int], ...] = (
-    (r"(text_)?vocab_size|vocab_size_per_layer_input|t2u_vocab_size", VOCABULARY),
+    (r"(text_|entity_)?vocab_size|vocab_size_per_layer_input|t2u_vocab_size|\w+_group_vocab", VOCABULARY),
     (r"n_positions|n_ctx|(\w+_)?max_position_embeddings|max_(source|target)_positions|max_seq_len|seq_length", 128),
     (r"head_dim|\w+_head_dim|v_head_dim|d_kv|mamba_d_head|mamba_head_dim|d_head|dim_head|rotary_dim|kv_channels", HEAD),
     (r"(\w+_)?(num_)?(key_value|kv)_heads|num_attention_groups", 2),
@@ -39,7 +41,7 @@ _RULES: tuple[tuple[str, int], ...] = (
     (r"hidden_size_per_layer_input", 16),
     (r"(\w+_)?(intermediate_size|ffn_dim|feedforward_dim|ffn_hidden_size|d_ff|dim_feedforward|d_inner|mlp_dim|dim_ff)"
      r"|n_inner|dff", 64),
-    (r"(\w+_)?(hidden_size|hidden_dim|d_model|embed_dim|projection_dim|proj_dim|emb_dim|n_embd|embedding_size|width)"
+    (r"(\w+_)?(hidden_size|hidden_size_global|d_latents|hidden_dim|d_model|embed_dim|projection_dim|proj_dim|emb_dim|n_embd|embedding_size|width)"
      r"|embedding_dim|dim|out_hidden_size|conv_dim|classifier_proj_size|pooler_output_size|output_dim", WIDTH),
     (r"num_(local_|routed_)?experts|n_routed_experts|moe_num_experts|num_moe_experts", 4),
     (r"num_experts_per_tok|moe_topk|moe_k|top_k_experts|moe_top_k", 2),
@@ -59,55 +61,133 @@ _RULES: tuple[tuple[str, int], ...] = (
 _NEVER = re.compile(r".*(label|class|cost|coefficient|codebook|filter|vocoder|group_detr|num_channels|_layer_id).*")
 
 
-def shrink(config_class: Any, *, layers: int = 4, widths: bool = True, given: Any = None) -> Any:
-    """A small instance of a configuration class; ``widths=False`` cuts only layers, tokens and images.
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Extent:
+    """What is made small; fewer and fewer things until an architecture's parts fit each other again."""
+
+    widths: bool = True
+    """hidden sizes, heads, experts"""
+    shapes: bool = True
+    """images, patches, windows, depths of stages"""
+    layers: int = 4
+
+
+EXTENTS = (Extent(), Extent(widths=False), Extent(widths=False, shapes=False))
+
+
+def shrink(config_class: Any, extent: Extent = EXTENTS[0], *, given: Any = None) -> Any:
+    """A small instance of a configuration class.
 
     ``given`` is the part of a larger configuration that it stands for: what that says besides defaults is kept.
     """
+    if given is not None and given.model_type == "timm_wrapper":
+        return copy.deepcopy(given)  # it names a model of timm, which has its own sizes
     default = config_class()
     given = given or default
     parts = [name for name in _field_names(given) if _is_config(_get(given, name))]
-    own = layers if len(parts) < 2 and not _is_pair(given) else max(1, layers // 2)
+    layers = extent.layers if len(parts) < 2 and not _is_pair(given) else max(1, extent.layers // 2)
+    inner = dataclasses.replace(extent, layers=layers)
+    own = dataclasses.replace(extent, layers=max(layers, _least_layers(given)))
+    old_layers = _old_layers(given)
     small: dict[str, Any] = {}
     for field in dataclasses.fields(given):
         value = _get(given, field.name)
-        is_said = field.default is not None or value != _get(default, field.name)
         if _is_config(value):
-            small[field.name] = shrink(type(value), layers=own, widths=widths, given=value)
-        elif is_said and field.init and field.name not in _INTERNAL:
-            found = _shrunk(field.name, value, own, _get(given, "num_hidden_layers"), widths)
-            if found != _get(default, field.name):
-                small[field.name] = found
-    return config_class(**small)
+            small[field.name] = shrink(type(value), inner, given=value)
+        elif field.init and field.name not in _INTERNAL and not _is_derived(field, value, default):
+            small[field.name] = _shrunk(field.name, value, own, old_layers)
+    _relate(small, given)
+    small |= _ODD.get(given.model_type, {}) if extent.shapes else {}
+    if "_out_indices" in small:  # of a backbone, which takes them by this name only
+        small["out_indices"] = small.pop("_out_indices")
+        small.pop("_out_features", None)
+    said = {name: value for name, value in small.items() if _is_config(value) or value != _get(default, name)}
+    return config_class(**said)
 
 
+def _is_derived(field: dataclasses.Field[Any], value: Any, default: Any) -> bool:
+    """A field that is None unless said is left to the configuration itself, unless this one says something else."""
+    return field.default is None and bool(value == _get(default, field.name))
+
+
+def _least_layers(config: Any) -> int:
+    """One for every state that is handed on, and for every stage that a list of depths names."""
+    features = _get(config, "out_indices") if _old_layers(config) else None
+    stages = [_get(config, name) for name in _field_names(config) if _LAYERS.fullmatch(name)]
+    return max((len(each) for each in [features, *stages] if isinstance(each, list | tuple)), default=0)
+
+
+def _old_layers(config: Any) -> int | None:
+    """How many layers there were, if a field of its own says so (rather than a list of depths)."""
+    for name in _field_names(config):
+        value = _get(config, name)
+        if _LAYERS.fullmatch(name) and not _NO_LAYERS.fullmatch(name) and isinstance(value, int) and value > 1:
+            return value
+    return None
+
+
+def _relate(small: dict[str, Any], given: Any) -> None:
+    """Fields that follow from others: what was equal stays equal, products stay products."""
+    for one, other in _FOLLOWS:
+        if small.get(one) is not None and _get(given, one) == _get(given, other) and small.get(other) is not None:
+            small[one] = small[other]
+    expand, width, head = (small.get(name) for name in ("expand", "hidden_size", "head_dim"))
+    if isinstance(expand, int) and isinstance(width, int) and isinstance(head, int) and "num_heads" in small:
+        small["num_heads"] = expand * width // head
+    rope = small.get("rope_parameters") or _get(given, "rope_parameters")
+    if isinstance(rope, dict) and isinstance(rope.get("mrope_section"), list | tuple) and isinstance(head, int):
+        small["rope_parameters"] = {**rope, "mrope_section": sections(head // 2)}
+
+
+def sections(half: int) -> list[int]:
+    """Of half a head among the three axes of rotary positions."""
+    return [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
+
+
+_ODD: dict[str, dict[str, Any]] = {  # what these check of themselves as soon as they are made
+    "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "seggpt": {"merge_index": 0, "intermediate_hidden_state_indices": [0, 1, 2, 3]},
+    "depth_pro": {"patch_size": IMAGE},
+    "tvp": {"max_img_size": IMAGE, "visual_prompt_size": 8},
+}
+_FOLLOWS = (
+    ("num_key_value_heads", "num_attention_heads"), ("upsample_groups", "hidden_size"),
+    ("entity_vocab_size", "vocab_size"), ("qk_head_dim", "head_dim"),
+)  # fmt: skip
 _INTERNAL = ("transformers_version", "architectures", "_commit_hash", "id2label", "label2id", "dtype")
 
 
-def _shrunk(name: str, value: Any, layers: int, old_layers: Any, widths: bool) -> Any:
+def _shrunk(name: str, value: Any, extent: Extent, old_layers: int | None) -> Any:
     if isinstance(value, bool) or value is None:
         return value
     for applies, smaller in _SPECIAL:
         if applies(name, value):
-            return smaller(name, value, layers)
+            return smaller(name, value, extent.layers)
+    if extent.shapes:
+        for applies, smaller in _SHAPES:
+            if applies(name, value):
+                return smaller(name, value, extent.layers)
     if isinstance(value, list | tuple):
-        return _shorter(name, value, layers, old_layers)
-    if widths and isinstance(value, int) and not _NEVER.fullmatch(name):
+        return _shorter(name, value, extent.layers, old_layers)
+    if extent.widths and isinstance(value, int) and not _NEVER.fullmatch(name):
         for pattern, size in _RULES:
             if re.fullmatch(pattern, name):
                 return min(value, size) if value > 0 else value
-    return value
+    return min(value, VOCABULARY) if re.fullmatch(_RULES[0][0], name) and isinstance(value, int) else value
 
 
-def _shorter(name: str, value: Any, layers: int, old_layers: Any) -> Any:
+def _shorter(name: str, value: Any, layers: int, old_layers: int | None) -> Any:
     """One entry per layer: the first ones; indices of layers: those that are left; else as it is."""
-    if isinstance(old_layers, int) and len(value) == old_layers > layers:
+    if old_layers is None or old_layers <= layers:
+        return value
+    if len(value) == old_layers:
         return type(value)(value[:layers])
-    is_index = all(isinstance(each, int) and not isinstance(each, bool) for each in value)
-    if is_index and value and re.search(r"index|indices|_layers$|_idxs$|hook_ids|layer_ids", name):
-        old = old_layers if isinstance(old_layers, int) else max(value) + 1
-        return type(value)(dict.fromkeys(min(layers - 1, each * layers // max(old, 1)) for each in value if each >= 0))
-    return value
+    is_index = bool(value) and all(isinstance(each, int) and not isinstance(each, bool) for each in value)
+    if not is_index or _NO_LAYERS.fullmatch(name) or not _INDICES.search(name):
+        return value
+    if len(value) <= layers and min(value) >= 0:  # spread over the layers that are left, the last one among them
+        return type(value)((place + 1) * layers // len(value) - 1 for place in range(len(value)))
+    return type(value)(dict.fromkeys(min(layers - 1, each * layers // old_layers) for each in value if each >= 0))
 
 
 def _token(name: str, value: Any, _: int) -> Any:
@@ -120,22 +200,32 @@ def _token(name: str, value: Any, _: int) -> Any:
     return known.get(name, 3 + sum(map(ord, name.replace("_index", "_id"))) % (FIRST_FREE_TOKEN - 4))
 
 
-_SPECIAL: tuple[tuple[Callable[[str, Any], bool], Callable[[str, Any, int], Any]], ...] = (
+_Rule = tuple[Callable[[str, Any], bool], Callable[[str, Any, int], Any]]
+_SPECIAL: tuple[_Rule, ...] = (
     (lambda name, _: bool(re.search(r"token_(id|index)s?$", name)), _token),
+    (lambda name, value: bool(_LAYERS.fullmatch(name)) and isinstance(value, int) and not _NO_LAYERS.fullmatch(name),
+        lambda _, value, layers: min(value, layers)),
+    (lambda name, value: name == "num_frames" and isinstance(value, int), lambda *_: 4),
+    (lambda name, value: name == "per_layer_config" and isinstance(value, dict),
+        lambda _, value, layers: {key: each for key, each in value.items() if int(key) < layers}),
+    (lambda name, _: name == "num_kv_shared_layers", lambda *_: 0),
+    (lambda name, value: name.startswith("vision_feature_layer") and isinstance(value, list | tuple),
+        lambda _, value, __: type(value)(-1 - place % 2 for place in range(len(value)))),
+    (lambda name, value: name == "embed_dim" and isinstance(value, int) and value % 3 == 0 and value < 200,
+        lambda _, value, __: value),  # widths of a first stage, with heads in a list
+)  # fmt: skip
+_SHAPES: tuple[_Rule, ...] = (
     (lambda name, value: bool(_LAYERS.fullmatch(name)) and isinstance(value, list | tuple) and bool(value)
         and all(isinstance(each, int) for each in value) and not _NO_LAYERS.fullmatch(name),
         lambda _, value, __: type(value)(1 for ___ in value)),
-    (lambda name, value: bool(_LAYERS.fullmatch(name)) and isinstance(value, int) and not _NO_LAYERS.fullmatch(name),
-        lambda _, value, layers: min(value, layers)),
     (lambda name, value: name in ("image_size", "img_size", "pretrain_image_size") and isinstance(value, int),
         lambda *_: IMAGE),
     (lambda name, value: name == "image_size" and isinstance(value, list | tuple) and len(value) == 2,
         lambda _, value, __: type(value)([IMAGE, IMAGE])),
+    (lambda name, _: name == "backbone_feature_sizes",
+        lambda _, value, __: [[IMAGE // 4 // 2**place] * 2 for place in range(len(value))]),
     (lambda name, value: name == "patch_size" and isinstance(value, int), lambda _, value, __: min(value, 8)),
-    (lambda name, value: name == "num_frames", lambda *_: 4),
-    (lambda name, _: name == "num_kv_shared_layers", lambda *_: 0),
-    (lambda name, value: name == "embed_dim" and isinstance(value, int) and value % 3 == 0 and value < 200,
-        lambda _, value, __: value),  # widths of a first stage, with heads in a list
+    (lambda name, value: name == "window_size" and isinstance(value, int) and value < 16, lambda *_: 2),
 )  # fmt: skip
 
 

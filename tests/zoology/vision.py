@@ -52,7 +52,9 @@ def _timm(name: str) -> Case:
     import timm
 
     def tries() -> Iterator[tuple[Callable[[], nn.Module], tuple[int, ...]]]:
-        yield functools.partial(timm.create_model, name, pretrained=False, img_size=64), (3, 64, 64)
+        small = functools.partial(timm.create_model, name, pretrained=False, img_size=64)
+        yield functools.partial(small, depth=4), (3, 64, 64)  # equal blocks, where it has a depth
+        yield small, (3, 64, 64)
         for size in (64, 96, 128):
             yield functools.partial(timm.create_model, name, pretrained=False), (3, size, size)
         config = timm.get_pretrained_cfg(name)

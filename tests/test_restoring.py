@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from autopart.splitting.kept import fresh, kept, seeded, state_of
+from autopart.pythonstate import PythonState
+from autopart.restoring import fresh, left_as_it_was
 
 
 class Messy(nn.Module):
@@ -16,6 +17,7 @@ class Messy(nn.Module):
         self.register_buffer("count", torch.zeros(()))
         self.weight = nn.Parameter(torch.ones(3))
         self.plain, self.calls, self.log = torch.zeros(3), 0, [1]
+        self.dice = np.random.default_rng(0)
         self.mean: torch.Tensor
         self.count: torch.Tensor
 
@@ -27,27 +29,31 @@ class Messy(nn.Module):
         self.plain += 1
         self.weight.grad = torch.ones(3)
         self.late = torch.ones(1)
+        self.dice.random()
 
 
 def test_everything_is_put_back() -> None:
     model = Messy()
     mean, count, gradient, registers = model.mean, model.count, torch.full((3,), 5.0), model._buffers
     model.weight.grad = gradient
-    before = state_of(model)
-    with kept(model):
+    state, roll = PythonState(model), model.dice.bit_generator.state
+    with left_as_it_was(model):
         model.mess()
-        assert state_of(model) != before
-    assert state_of(model) == before
+        state.note()
+        assert {name for _, name in state.changed} == {"calls", "log", "late"}
+    state.note()
+    assert not state.changed
     assert model.mean is mean and model.count is count and model._buffers is registers
     assert not mean.any() and not count.any() and not model.plain.any()
     assert model.weight.grad is gradient
+    assert (model.calls, model.log, model.dice.bit_generator.state) == (0, [1], roll)
     assert not hasattr(model, "late")
 
 
 def test_what_was_not_written_keeps_its_version() -> None:
     model = Messy()
     version = model.count._version
-    with kept(model):
+    with left_as_it_was(model):
         pass
     assert model.count._version == version
 
@@ -60,9 +66,9 @@ def test_random_numbers_of_all_kinds_start_alike_and_go_on() -> None:
         return torch.get_rng_state().tolist(), random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]
 
     before = state()
-    with seeded(3):
+    with left_as_it_was(nn.Identity(), 3):
         one = drawn()
-    with seeded(3):
+    with left_as_it_was(nn.Identity(), 3):
         assert drawn() == one
     assert state() == before
 

@@ -1,0 +1,77 @@
+"""``autopart compare``: several sets of devices side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from autopart.cli.console import print_result, progress_bar, write_result
+from autopart.cli.options import (
+    Batch,
+    Dtype,
+    JsonOut,
+    MaxMemory,
+    Microbatches,
+    ModelText,
+    ModeName,
+    OptimizerName,
+    Output,
+    Refresh,
+    optimizer_of,
+    whole_or_auto,
+)
+from autopart.units import parse_seconds
+
+__all__ = ["compare"]
+
+
+def compare(
+    model: ModelText,
+    devices: Annotated[list[str] | None, typer.Option(
+        "--devices", "-d", help="a set: comma list as for plan, or a cluster.yaml; again for the next: -d 1xl4 -d 2xl4"
+    )] = None,
+    catalogue: Annotated[str, typer.Option(
+        metavar="'budget N $/h'", help="sets of rented kinds within that budget, up to 8 devices of at most 2 kinds"
+    )] = "",
+    sets: Annotated[int, typer.Option(min=1, help="how many sets of the catalogue to plan")] = 24,
+    max_memory: MaxMemory = None,
+    mode: ModeName = "infer",
+    batch: Batch = None,
+    microbatches: Microbatches = "auto",
+    optimizer: OptimizerName = None,
+    dtype: Dtype = None,
+    objective: Annotated[Literal["throughput", "latency"], typer.Option(help="what to make best")] = "throughput",
+    time_limit: Annotated[str, typer.Option(metavar="TIME", help="of the solver for one set")] = "10",
+    refresh: Refresh = False,
+    form: Annotated[Literal["text", "markdown", "csv"], typer.Option("--format", help="of what is printed")] = "text",
+    json_out: JsonOut = False,
+    output: Output = None,
+) -> None:
+    """Compare sets of devices: speed, latency, price, free memory, and what each device adds.
+
+    autopart compare model.py -d 1xl4 -d 2xl4 -d 1xl4,1xt4
+
+    autopart compare hf:config.json --dtype float16 --catalogue 'budget 2 $/h'
+    """
+    from autopart import api
+    from autopart.comparing import compare_source
+    from autopart.reporting import comparison_csv, comparison_markdown, comparison_text
+    from autopart.schema.store import dump
+
+    words = {
+        "mode": mode, "batch": batch, "microbatches": whole_or_auto(microbatches, "--microbatches"),
+        "optimizer": optimizer_of(mode, optimizer), "dtype": dtype, "objective": objective,
+        "time_limit_seconds": parse_seconds(time_limit),
+    }
+    source = api.load_source(model, dtype=dtype)
+    with progress_bar() as progress:
+        found = compare_source(
+            source, tuple(devices or ()), catalogue=catalogue, most_sets=sets, max_memory=tuple(max_memory or ()),
+            refresh=refresh, progress=progress, **words,
+        )
+    write_result(found, output)
+    if json_out:
+        print_result(dump(found))
+    else:
+        print_result({"text": comparison_text, "markdown": comparison_markdown, "csv": comparison_csv}[form](found))

@@ -1,0 +1,71 @@
+"""The options of ``autopart plan``, beyond those that other commands have too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import typer
+
+from autopart.errors import UsageError
+
+__all__ = [
+    "Forbidden", "Gap", "MethodName", "ObjectiveName", "Pins", "RecomputeName", "ScheduleName", "SolverName", "Stages",
+    "TimeLimit", "Together", "Verify", "WidestData", "WidestTensor", "groups", "pairs",
+]  # fmt: skip
+
+ScheduleName = Annotated[Literal["auto", "gpipe", "1f1b"], typer.Option(
+    "--schedule", help="order of the micro-batches"
+)]
+ObjectiveName = Annotated[Literal["throughput", "latency"], typer.Option("--objective", help="what to make best")]
+Stages = Annotated[str, typer.Option("--stages", metavar="auto|N", help="exactly N stages, even if fewer are faster")]
+WidestTensor = Annotated[str, typer.Option(
+    "--tensor-parallel", metavar="auto|N",
+    help="at most N devices share every layer of a stage; auto: 1 (such plans cannot be run yet)",
+)]
+WidestData = Annotated[str, typer.Option(
+    "--data-parallel", metavar="auto|N",
+    help="at most N replicas of a stage share a micro-batch; auto: 1 (cannot be run yet)",
+)]
+RecomputeName = Annotated[Literal["auto", "never", "always"], typer.Option(
+    "--recompute", help="run forwards again in the backward; only never can be run yet"
+)]
+Pins = Annotated[list[str] | None, typer.Option(
+    "--pin", metavar="LAYER=DEVICE", help="the layer, or all under that name, runs on that device; may come again"
+)]
+Forbidden = Annotated[list[str] | None, typer.Option(
+    "--forbid", metavar="LAYER=DEVICE", help="the layer does not run on that device; may come again"
+)]
+Together = Annotated[list[str] | None, typer.Option(
+    "--together", metavar="A,B", help="these layers run in one stage; may come again"
+)]
+MethodName = Annotated[Literal[
+    "optimal", "even", "parameters", "memory-fill", "balanced-bytes", "time-balanced", "speed-proportional", "greedy",
+    "chain-dp",
+], typer.Option("--method", help="optimal, or one of the simpler ways it is compared with")]
+SolverName = Annotated[Literal["auto", "highs", "cbc"], typer.Option("--solver", help="of the integer programs")]
+TimeLimit = Annotated[str, typer.Option(
+    "--time-limit", metavar="TIME", help="for all solver runs together: 60, 90s, 2min"
+)]
+Gap = Annotated[float, typer.Option("--gap", min=0.0, max=1.0, help="how far from the optimum is near enough")]
+Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="compare the plan's split with the unsplit model")]
+
+
+def pairs(texts: Sequence[str] | None, option: str) -> tuple[tuple[str, str], ...]:
+    """LAYER=DEVICE as pairs.
+
+    Raises:
+        UsageError: a text has no equals sign.
+    """
+    found = []
+    for text in texts or ():
+        layer, sign, device = text.rpartition("=")
+        if not sign:
+            raise UsageError(f"{option} {text!r} is not LAYER=DEVICE; give for example {option} lm_head=cuda:1")
+        found.append((layer, device))
+    return tuple(found)
+
+
+def groups(texts: Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
+    """Comma lists as tuples."""
+    return tuple(tuple(text.split(",")) for text in texts or ())

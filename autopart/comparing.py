@@ -1,0 +1,240 @@
+"""The verb compare: a plan for each of several sets of devices, and what every device of a set adds."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from autopart import modelsource, planning, profiling
+from autopart.devicesearch import read_budget, sets_within, worth_planning
+from autopart.errors import InfeasibleError, UsageError
+from autopart.modelsource import Source
+from autopart.progress import Progress, silent
+from autopart.schema.comparison import Added, Comparison, Criterion, DeviceSet
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.plan import Plan
+from autopart.tracecache import traced
+from autopart.verbs import plan_source, profile_source
+
+__all__ = ["compare_source", "mark_pareto", "row_of"]
+
+Planner = Callable[[Cluster], Plan]
+
+
+def compare_source(
+    source: Source, device_sets: Sequence[str | Cluster] = (), *, catalogue: str = "", most_sets: int = 24,
+    max_memory: Sequence[str] = (), refresh: bool = False, progress: Progress = silent, **words: Any,
+) -> Comparison:  # fmt: skip
+    """The best plan for each set of devices, side by side; a set on which nothing fits is a row with the reason.
+
+    Plans are not verified: nothing is split here.
+
+    Args:
+        source: the model.
+        device_sets: device lists as ``--devices`` takes them, names of cluster files (``rack.yaml``), or clusters.
+        catalogue: ``budget 2 $/h``: sets of rented kinds within it, instead of or beside the others.
+        most_sets: how many sets of the catalogue are planned.
+        max_memory: caps, of devices that a set has.
+        refresh: measure again what is in the cache.
+        progress: told about every set.
+        words: the job's, as for ``plan_source``.
+
+    Raises:
+        UsageError: there is nothing to compare, or a word is wrong.
+    """
+    words = {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
+    found, remarks = _searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
+    wanted = {_name(each): each for each in (*device_sets, *found)}
+    if not wanted:
+        raise UsageError("there is nothing to compare; give --devices A --devices B, or --catalogue 'budget 2 $/h'")
+    plan = _remembered(lambda cluster: plan_source(source, devices=cluster, refresh=refresh, verify=False, **words))
+    rows = []
+    for done, (name, devices) in enumerate(wanted.items()):
+        progress("comparing", done, len(wanted))
+        bare = _cluster(devices, source)
+        cluster = profiling.read_cluster(bare, max_memory=_caps_of(bare, max_memory))
+        rows.append(_row(name, cluster, plan, adds=not catalogue or name not in found))
+    progress("comparing", len(wanted), len(wanted))
+    objective = words.get("objective", "throughput")
+    criteria = _criteria(rows, objective)
+    ordered = sorted(mark_pareto(rows, criteria), key=functools.partial(_rank, objective))
+    return Comparison(
+        model=source.name, job=_job(words), criteria=criteria, sets=tuple(ordered), remarks=remarks
+    )
+
+
+def _cluster(devices: str | Cluster, source: Source) -> Cluster:
+    folder = modelsource.folder_of(source)
+    if isinstance(devices, str) and devices.endswith((".yaml", ".yml")):
+        return profiling.read_cluster(cluster_file=Path(devices), folder=folder)
+    return profiling.read_cluster(devices, folder=folder)
+
+
+def _job(words: dict[str, Any]) -> Job:
+    try:
+        return Job(**words)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{error}; see `autopart compare --help`") from error
+
+
+def _name(devices: str | Cluster) -> str:
+    if isinstance(devices, str):
+        return devices
+    return ",".join(device.name for device in devices.devices)
+
+
+def _caps_of(cluster: Cluster, caps: Sequence[str]) -> tuple[str, ...]:
+    """The caps of devices and kinds that are in this set: a cap may be about another one."""
+    known = {name for device in cluster.devices for name in (device.name, device.kind)}
+    words = [word for part in caps for word in part.split(",")]
+    return tuple(word for word in words if word.partition("=")[0].strip() in known)
+
+
+def _searched(
+    source: Source, catalogue: str, most: int, progress: Progress, words: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The sets of the catalogue that are worth a plan, and what was left out."""
+    budget = read_budget(catalogue)
+    kinds = {kind.name: kind for kind in profiling.kinds()}
+    sets = sets_within(budget, tuple(kinds.values()))
+    names = sorted({name for each in sets for name, _ in each.counts})
+    mode = words.get("mode", "infer")
+    sized = modelsource.with_batch(source, words["batch"])
+    profile = profile_source(
+        sized, devices=",".join(f"1x{name}" for name in names), mode=mode,
+        optimizer=words.get("optimizer", "none"), progress=progress,
+    )
+    speeds = {
+        row.kind: profile.batch_size / (sum(row.forward_seconds) + sum(row.backward_seconds)) for row in profile.kinds
+    }
+    needed = traced(sized, training=mode == "train").graph.parameter_bytes
+    chosen = worth_planning(
+        sets, speeds.__getitem__, lambda name: kinds[name].memory_bytes.value, needed, most
+    )
+    left_out = len(sets) - len(chosen)
+    remark = (
+        f"{left_out} of the {len(sets)} sets of one or two kinds within {budget:g} $/h were not planned: too little "
+        "memory for the weights, or less speed in all, and per dollar, than those shown (--sets N shows more)"
+    )
+    return tuple(each.name for each in chosen), (remark,) if left_out else ()
+
+
+def _remembered(plan: Planner) -> Planner:
+    """Plans a cluster once; devices that differ in name only are the same."""
+    known: dict[tuple[object, ...], Plan | InfeasibleError] = {}
+
+    def find(cluster: Cluster) -> Plan:
+        key = (
+            tuple(sorted((d.kind, d.node, d.memory_bytes, d.speed, d.backend) for d in cluster.devices)),
+            tuple(link for link in cluster.links if link.level == "device"),
+            tuple(sorted(device.name for device in cluster.devices if device.backend != "absent")),
+        )
+        if key not in known:
+            try:
+                known[key] = plan(cluster)
+            except InfeasibleError as error:
+                known[key] = error
+        found = known[key]
+        if isinstance(found, InfeasibleError):
+            raise found
+        return found
+
+    return find
+
+
+def _row(name: str, cluster: Cluster, plan: Planner, *, adds: bool) -> DeviceSet:
+    try:
+        found = plan(cluster)
+    except InfeasibleError as error:
+        return DeviceSet(name=name, num_devices=len(cluster.devices), reason=str(error))
+    row = row_of(name, found)
+    return dataclasses.replace(row, adds=_adds(cluster, found, plan)) if adds else row
+
+
+def row_of(name: str, plan: Plan) -> DeviceSet:
+    """The figures of a plan as a row."""
+    used = tuple(device for stage in plan.stages for device in stage.devices)
+    tightest = min(plan.stages, key=lambda stage: (stage.capacity_bytes - stage.peak_bytes) / stage.capacity_bytes)
+    rents = [plan.cluster.device(device).rent_usd_per_hour for device in used]
+    known = [rent for rent in rents if rent is not None]
+    prediction = plan.prediction
+    return DeviceSet(
+        name=name, num_devices=len(plan.cluster.devices), used=used,
+        left_out=tuple(each.device for each in plan.excluded), num_stages=len(plan.stages),
+        num_microbatches=plan.schedule.num_microbatches, step_seconds=prediction.step_seconds,
+        throughput_per_second=prediction.throughput_per_second, latency_seconds=prediction.latency_seconds,
+        bubble_fraction=prediction.bubble_fraction, headroom_bytes=tightest.capacity_bytes - tightest.peak_bytes,
+        headroom_share=1 - tightest.peak_bytes / tightest.capacity_bytes,
+        rent_usd_per_hour=sum(known) if len(known) == len(rents) else None,
+        cost_per_million=prediction.cost_per_million, bottleneck=_bottleneck(plan), gap=plan.proof.gap,
+        origin=plan.origin.profile,
+    )
+
+
+def _bottleneck(plan: Plan) -> str:
+    explanation = planning.explain(plan)
+    stage = explanation.stages[explanation.bottleneck]
+    if stage.receive_seconds > 0.5 * stage.stage_seconds:
+        return f"link into {'+'.join(stage.devices)}"
+    return "+".join(stage.devices)
+
+
+def _adds(cluster: Cluster, found: Plan, plan: Planner) -> tuple[Added, ...]:
+    """For every kind of device in use, what the last one of it adds."""
+    used = [cluster.device(name) for stage in found.stages for name in stage.devices if _has(cluster, name)]
+    last = {(device.kind, device.node, device.memory_bytes, device.speed): device for device in used}
+    rows = []
+    for device in last.values() if len(cluster.devices) > 1 else ():
+        rest = tuple(each for each in cluster.devices if each is not device)
+        try:
+            without = plan(dataclasses.replace(cluster, devices=rest)).prediction.throughput_per_second
+        except InfeasibleError:
+            rows.append(Added(device=device.name, kind=device.kind, factor=None))
+        else:
+            factor = found.prediction.throughput_per_second / without
+            rows.append(Added(device=device.name, kind=device.kind, factor=factor))
+    return tuple(rows)
+
+
+def _has(cluster: Cluster, name: str) -> bool:
+    return any(device.name == name for device in cluster.devices)
+
+
+def _criteria(rows: Sequence[DeviceSet], objective: Criterion) -> tuple[Criterion, ...]:
+    """What the job wants, and what it takes: the rent where all sets have one, else the number of devices.
+
+    Latency is not set against throughput: it is of one micro-batch, and those differ in size from set to set.
+    """
+    priced = all(row.rent_usd_per_hour is not None for row in rows if row.fits)
+    return (objective, "rent" if priced else "devices")
+
+
+def mark_pareto(rows: Sequence[DeviceSet], criteria: Sequence[Criterion]) -> tuple[DeviceSet, ...]:
+    """The rows, those that fit and that no other is better than marked."""
+    scores = {id(row): _score(row, criteria) for row in rows if row.fits}
+
+    def beaten(row: DeviceSet) -> bool:
+        mine = scores[id(row)]
+        return any(
+            all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in scores.values()
+        )
+
+    return tuple(dataclasses.replace(row, pareto=row.fits and not beaten(row)) for row in rows)
+
+
+def _score(row: DeviceSet, criteria: Sequence[Criterion]) -> tuple[float, ...]:
+    """Smaller is better."""
+    values: dict[Criterion, float] = {
+        "throughput": -(row.throughput_per_second or 0.0), "latency": row.latency_seconds or 0.0,
+        "rent": row.rent_usd_per_hour or 0.0, "devices": float(len(row.used)),
+    }
+    return tuple(values[criterion] for criterion in criteria)
+
+
+def _rank(objective: Criterion, row: DeviceSet) -> tuple[bool, float, str]:
+    """Those that fit first, by what the job wants; of equals by name."""
+    return (not row.fits, _score(row, (objective,))[0], row.name)

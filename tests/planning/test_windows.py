@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+
+from autopart.planning import windows
+from autopart.planning.arcs import Instance, build_instance
+from autopart.planning.bottleneck import least_threshold
+from autopart.planning.bounds import Effort
+from autopart.planning.chain import best_path, path_objective
+from autopart.planning.frontier import least_sum
+from autopart.planning.options import schedules
+from autopart.planning.relaxation import Window, relax
+from autopart.planning.windows import prove_by_windows
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.problem import Candidate
+from tests.planning.problems import best_wide_by_brute_force, candidate, chain, cluster, device, problems, wide_problems
+
+Problem = tuple[Candidate, Cluster, Job]
+
+EFFORT = Effort(solver="auto", gap=1e-4, deadline=60.0, clock=lambda: 0.0)
+
+thorough = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
+def instance_of(problem: Problem) -> Instance:
+    chosen, devices, job = problem
+    return build_instance(chosen, devices, job, schedules(job)[0])
+
+
+@thorough
+@given(problems(max_layers=7, max_devices=4))
+def test_windows_agree_with_the_exact_dynamic_program(problem: Problem) -> None:
+    instance = instance_of(problem)
+    assume(instance.repeats > 0)
+    path, certificate = best_path(instance), prove_by_windows(instance, math.inf, EFFORT)
+    assert certificate.closed
+    assert bool(certificate.path) == bool(path)
+    if path:
+        least = path_objective(instance, instance.arcs, path)
+        assert path_objective(instance, instance.arcs, certificate.path) <= least * (1 + 2e-4)
+        assert certificate.bound_seconds <= least * (1 + 1e-9)
+
+
+@thorough
+@given(problems(max_layers=7, max_devices=4))
+def test_every_part_bounds_the_best_plan(problem: Problem) -> None:
+    """The floor, the relaxation and its arcs' lengths, and the least sum: none is above what it bounds."""
+    instance = instance_of(problem)
+    path = best_path(instance)
+    assume(instance.repeats > 0 and path)
+    objective, longest = path_objective(instance, instance.arcs, path), float(instance.arcs.seconds[list(path)].max())
+    least = least_threshold(instance, math.inf, 1e-4)
+    assert least.floor_seconds <= longest * (1 + 1e-9)
+    window = Window(low=least.floor_seconds, high=longest * (1 + 1e-6))
+    kept = instance.arcs.seconds < window.high
+    arcs = instance.arcs.keep(kept)
+    relaxed = relax(instance, arcs, window, math.inf)
+    assert relaxed.bound <= objective * (1 + 1e-7)
+    position = {int(arc): at for at, arc in enumerate(kept.nonzero()[0])}
+    assert all(relaxed.through[position[arc]] <= objective * (1 + 1e-7) for arc in path)
+    sums = least_sum(instance, arcs, 10**9)
+    assert sums.total <= float(instance.arcs.weight[list(path)].sum()) * (1 + 1e-9)
+    assert float(arcs.weight[list(sums.path)].sum()) == pytest.approx(sums.total)
+
+
+@thorough
+@given(wide_problems())
+def test_windows_find_what_brute_force_finds_among_wide_stages(problem: Problem) -> None:
+    best, instance = best_wide_by_brute_force(*problem), instance_of(problem)
+    certificate = prove_by_windows(instance, math.inf, EFFORT)
+    assert certificate.closed
+    assert (best is None) == (not certificate.path)
+    if best is not None:
+        found = path_objective(instance, instance.arcs, certificate.path)
+        assert found == pytest.approx(best.objective_seconds, rel=2e-4)
+        assert certificate.bound_seconds <= best.objective_seconds * (1 + 1e-9)
+
+
+def uneven() -> Instance:
+    """Twenty layers on two kinds of three devices, with messages."""
+    graph = chain(20, value_bytes=10**5)
+    chosen = candidate(graph, {"fast": [1e-3 * (1 + k % 3) for k in range(20)], "slow": [3e-3] * 20}, 8)
+    devices = cluster(*(device(f"d{n}", kind=("fast", "slow")[n % 2]) for n in range(6)))
+    return build_instance(chosen, devices, Job(batch=8), "gpipe")
+
+
+def test_integer_programs_close_windows_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where vectors of devices cannot be listed: neither a floor nor least sums, programs alone."""
+    instance = uneven()
+    least = path_objective(instance, instance.arcs, best_path(instance))
+    monkeypatch.setattr("autopart.planning.bottleneck.MOST_STATES", 0)
+    monkeypatch.setattr(windows, "can_list", lambda instance: False)
+    certificate = prove_by_windows(instance, least * 1.01, replace(EFFORT, gap=1e-3))
+    assert certificate.closed
+    assert certificate.num_programs > 0
+    assert path_objective(instance, instance.arcs, certificate.path) <= least * (1 + 1e-3)
+    assert certificate.bound_seconds <= least * (1 + 1e-9)
+
+
+def test_out_of_time_the_bound_holds_and_is_left_open() -> None:
+    instance = uneven()
+    path = best_path(instance)
+    objective = path_objective(instance, instance.arcs, path)
+    late = Effort(solver="auto", gap=1e-5, deadline=-1.0, clock=lambda: 0.0)
+    certificate = prove_by_windows(instance, objective * 1.01, late)
+    assert not certificate.closed
+    assert 0 < certificate.bound_seconds <= objective * (1 + 1e-9)
