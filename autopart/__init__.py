@@ -12,8 +12,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autopart.api import compare as compare
     from autopart.api import pipeline as pipeline
     from autopart.api import plan as plan
+    from autopart.api import plan_top as plan_top
     from autopart.api import split as split
     from autopart.api import trace as trace
     from autopart.api import verify as verify
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from autopart.schema.store import save_plan as save_plan
 
 _HOMES = {
-    "autopart.api": ("pipeline", "plan", "split", "trace", "verify"),
+    "autopart.api": ("compare", "pipeline", "plan", "plan_top", "split", "trace", "verify"),
     "autopart.errors": (
         "AutopartError", "DeviceError", "FileFormatError", "InfeasibleError", "MismatchError", "ModelSourceError",
         "RunError", "TracingError", "UsageError",

@@ -12,12 +12,17 @@ import torch
 from torch import nn
 
 from autopart import running, splitting
+from autopart.comparing import compare_source
 from autopart.modelsource import Source, with_batch
 from autopart.modelsource import load as load_source
 from autopart.profiling import devices_here, kind, kinds, own_kinds
 from autopart.program import Program
 from autopart.progress import Progress, silent
+from autopart.ranking import plan_top_source
 from autopart.restoring import training_mode
+from autopart.schema.alternatives import Alternative
+from autopart.schema.comparison import Comparison
+from autopart.schema.device import Cluster
 from autopart.schema.plan import Check, Plan
 from autopart.schema.verification import Verification
 from autopart.splitting import SplitModule
@@ -34,6 +39,8 @@ from autopart.verbs import (
 )
 
 __all__ = [
+    "compare",
+    "compare_source",
     "devices_here",
     "kind",
     "kinds",
@@ -42,6 +49,8 @@ __all__ = [
     "pipeline",
     "plan",
     "plan_source",
+    "plan_top",
+    "plan_top_source",
     "profile_source",
     "run_source",
     "split",
@@ -81,6 +90,42 @@ def plan(
     return plan_source(
         _source(model, args, kwargs), devices=devices, max_memory=max_memory, cluster_file=cluster_file,
         refresh=refresh, verify=verify, progress=progress, **words,
+    )  # fmt: skip
+
+
+def plan_top(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
+    num_plans: int = 3, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
+    refresh: bool = False, verify: bool = True, progress: Progress = silent, **words: Any,
+) -> tuple[Alternative, ...]:  # fmt: skip
+    """The best plan and really different ones beside it, each with what it trades; words and errors as for ``plan``.
+
+    >>> layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    >>> found = plan_top(layers, (torch.rand(8, 64),), devices="2xt4,l4", num_plans=2)
+    >>> [len(each.plan.stages) for each in found][0]
+    1
+    """
+    return plan_top_source(
+        _source(model, args, kwargs), num_plans, devices=devices, max_memory=max_memory, cluster_file=cluster_file,
+        refresh=refresh, verify=verify, progress=progress, **words,
+    )  # fmt: skip
+
+
+def compare(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
+    devices: Sequence[str | Cluster] = (), catalogue: str = "", most_sets: int = 24, max_memory: Sequence[str] = (),
+    refresh: bool = False, progress: Progress = silent, **words: Any,
+) -> Comparison:  # fmt: skip
+    """The best plan for each of several sets of devices, side by side; see ``compare_source`` for the words and errors.
+
+    >>> layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
+    >>> found = compare(layers, (torch.rand(8, 64),), devices=["1xt4", "2xt4"])
+    >>> sorted(each.name for each in found.sets)
+    ['1xt4', '2xt4']
+    """
+    return compare_source(
+        _source(model, args, kwargs), devices, catalogue=catalogue, most_sets=most_sets, max_memory=max_memory,
+        refresh=refresh, progress=progress, **words,
     )  # fmt: skip
 
 

@@ -25,24 +25,34 @@ class Pacer:
     On devices other than the processor, which do not drift so, it does nothing.
     """
 
-    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, device: torch.device, clock: Callable[[], float], wall: Callable[[], float] = time.perf_counter
+    ) -> None:
         rows, inner, columns = SHAPE
-        self._clock = clock
+        self._clock, self._wall = clock, wall
         self._left = torch.ones(rows, inner)
         self._matrices = [torch.ones(inner, columns) for _ in range(NUM_MATRICES if device.type == "cpu" else 0)]
         self._samples: list[float] = []
+        self._shares: list[float] = []
         self._work()
 
     def sample(self) -> None:
         """Time the work once, now."""
-        started = self._clock()
+        began, started = self._wall(), self._clock()
         self._work()
-        self._samples.append(self._clock() - started)
+        taken, passed = self._clock() - started, self._wall() - began
+        self._samples.append(taken)
+        self._shares.append(min(1.0, taken / passed) if passed > 0 else 1.0)
 
     @property
     def seconds(self) -> float:
         """The median of the samples; 0 if there are none or the device has no pace."""
         return statistics.median(self._samples) if self._samples and self._matrices else 0.0
+
+    @property
+    def share(self) -> float:
+        """Of the time that passed, what the clock counted: below 1 other processes had the core; 1 if not known."""
+        return statistics.median(self._shares) if self._shares and self._matrices else 1.0
 
     def _work(self) -> None:
         for matrix in self._matrices:

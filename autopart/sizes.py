@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from autopart import profiling
+from autopart import planning, profiling
+from autopart.batchlaw import equal_work
 from autopart.candidates import microbatch_counts, preferred_count
+from autopart.errors import InfeasibleError
 from autopart.modelsource import Source, with_batch
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
-from autopart.schema.plan import PlanWarning
+from autopart.schema.plan import Plan, PlanWarning
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
-from autopart.tracecache import Traced, traced
+from autopart.tracecache import Traced, derived, kept, traced
 
-__all__ = ["candidates", "profiled"]
+__all__ = ["candidates", "planned", "profiled"]
 
 LARGE_GRAPH = 3000
 """operators above which one micro-batch size is traced instead of several"""
@@ -24,7 +26,7 @@ LARGE_GRAPH = 3000
 
 def candidates(
     source: Source, cluster: Cluster, job: Job, opaque: Sequence[str], *, fresh: bool, refresh: bool,
-    progress: Progress,
+    progress: Progress, budget: profiling.Budget | None = None, may_derive: bool = False,
 ) -> tuple[tuple[Candidate, ...], dict[int, Traced], tuple[PlanWarning, ...]]:  # fmt: skip
     """The model at each size with its profile, and its trace by micro-batch count; a warning if there should be more.
 
@@ -36,24 +38,84 @@ def candidates(
         fresh: trace what is in the cache too.
         refresh: measure what is in the cache too.
         progress: told about every size.
+        budget: time for measuring, for all sizes together.
+        may_derive: where nothing is measured, trace two sizes and derive the others from them, if that can be: their
+            traces have ``is_derived``, and ``planned`` traces the one that is chosen.
     """
-    first, *others = _counts(job, len(cluster.devices))
+    counts = _counts(job, len(cluster.devices))
+    none_is_here = all(device.backend == "absent" for device in cluster.devices)
+    may_derive = may_derive and none_is_here and not fresh and not opaque
     found: list[Candidate] = []
     traces: dict[int, Traced] = {}
     warnings: tuple[PlanWarning, ...] = ()
-    for done, count in enumerate((first, *others)):
-        progress("tracing", done, 1 + len(others))
-        piece = with_batch(source, job.batch // count)
-        traces[count] = trace = traced(piece, training=job.mode == "train", opaque=opaque, fresh=fresh)
-        profile = profiled(
-            trace, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress
-        )
-        found.append(Candidate(num_microbatches=count, graph=trace.graph, profile=profile))
-        if trace.num_operators > LARGE_GRAPH and others:
+    for done, count in enumerate(counts):
+        progress("tracing", done, len(counts))
+        piece, training = with_batch(source, job.batch // count), job.mode == "train"
+        trace = _derived(piece, traces.values(), training) if may_derive else None
+        traces[count] = trace = trace or traced(piece, training=training, opaque=opaque, fresh=fresh)
+        found.append(_candidate(count, trace, cluster, job, refresh=refresh, progress=progress, budget=budget))
+        if trace.num_operators > LARGE_GRAPH and len(counts) > 1:
             warnings = _one_size_only(job, count)
             break
-    progress("tracing", 1 + len(others), 1 + len(others))
-    return tuple(sorted(found, key=lambda each: each.num_microbatches)), traces, warnings
+    progress("tracing", len(counts), len(counts))
+    return _in_order(found), traces, warnings
+
+
+def planned(
+    choice: tuple[Candidate, ...], traces: Mapping[int, Traced], cluster: Cluster, job: Job, *, refresh: bool,
+    progress: Progress, budget: profiling.Budget | None = None,
+) -> tuple[Plan, Traced]:  # fmt: skip
+    """The plan among the candidates, and the trace that it is of, which is a real one.
+
+    If a derived size is chosen it is traced, and if that shows another graph, planned again with it.  Before it is said
+    that nothing fits every size is traced.
+
+    Raises:
+        InfeasibleError: nothing fits.
+    """
+    traces = dict(traces)
+
+    def settle(count: int) -> bool:
+        """Whether a size is as was derived, now that it is traced."""
+        nonlocal choice
+        derivation, traces[count] = traces[count], traced(traces[count].source, training=job.mode == "train")
+        new = _candidate(count, traces[count], cluster, job, refresh=refresh, progress=progress, budget=budget)
+        choice = _in_order((new, *(each for each in choice if each.num_microbatches != count)))
+        return equal_work(new.graph, derivation.graph)
+
+    while True:
+        try:
+            found = planning.plan(choice, cluster, job, progress=progress)
+        except InfeasibleError:
+            unsure = [count for count, trace in traces.items() if trace.is_derived]
+            if all(settle(count) for count in unsure):
+                raise
+            continue
+        count = found.schedule.num_microbatches
+        if not traces[count].is_derived or settle(count):
+            return found, traces[count]
+
+
+def _candidate(
+    count: int, trace: Traced, cluster: Cluster, job: Job, *, refresh: bool, progress: Progress,
+    budget: profiling.Budget | None,
+) -> Candidate:  # fmt: skip
+    profile = profiled(
+        trace, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress, budget=budget
+    )
+    return Candidate(num_microbatches=count, graph=trace.graph, profile=profile)
+
+
+def _in_order(found: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    return tuple(sorted(found, key=lambda each: each.num_microbatches))
+
+
+def _derived(source: Source, traces: Iterable[Traced], training: bool) -> Traced | None:
+    """The trace if it is in the cache, or by the first two."""
+    one, other, *_ = (*traces, None, None)
+    if one is None or other is None:
+        return None
+    return kept(source, training=training) or derived(source, one, other)
 
 
 def profiled(trace: Traced, cluster: Cluster, **options: Any) -> Profile:

@@ -1,6 +1,6 @@
 """Traces on disk: the graph of a model that is as it was before, without tracing it again.
 
-Only graphs that torch.export made alone are kept: they follow from code, structure and shapes (see ``modelkey``).
+Only graphs that torch.export made alone are kept: they follow from code, structure and shapes (see ``keying``).
 What was recorded on real tensors is traced anew each time.
 """
 
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 import torch
 
 from autopart import cache, weightless
-from autopart.codekey import file_digest, loaded_files
+from autopart.batchlaw import at_batch
 from autopart.errors import FileFormatError, TracingError
-from autopart.modelkey import model_key
-from autopart.modelsource import Source, file_of, with_weights
+from autopart.keying import file_digest, loaded_files, model_key
+from autopart.modelsource import Source, batch_of, file_of, with_weights
 from autopart.program import Program
 from autopart.schema.graph import Graph
 from autopart.schema.store import dump, parse
 
-__all__ = ["StaleTraceError", "Traced", "trace_source", "traced"]
+__all__ = ["StaleTraceError", "Traced", "derived", "kept", "trace_source", "traced"]
 
 CPU = torch.device("cpu")
 _SECTION = "graphs"
@@ -54,6 +54,8 @@ class Traced:
     num_operators: int
     live: Callable[[], tuple[Source, Program]]
     """the source with its weights, and its program; raises StaleTraceError"""
+    is_derived: bool = False
+    """by ``derived``: what follows from it is to be settled by a trace"""
 
     @property
     def device(self) -> torch.device:
@@ -92,26 +94,56 @@ def traced(source: Source, *, training: bool, opaque: Sequence[str] = (), fresh:
     Raises:
         TracingError: the model cannot be captured.
     """
+    known = None if fresh else kept(source, training=training, opaque=opaque)
+    if known is not None:
+        return known
+    source = with_weights(source)
+    program = _trace(source, training, opaque)
+    return Traced(
+        source=source, graph=program.graph, num_operators=len(program.captured.graph.nodes),
+        live=lambda: (source, program),
+    )  # fmt: skip
+
+
+def kept(source: Source, *, training: bool, opaque: Sequence[str] = ()) -> Traced | None:
+    """What ``traced`` gives, if it is in the cache."""
     key = () if opaque else _key(source, training)
-    entry = None if fresh or not key else _read(key)
-    if entry is None and source.weightless:
-        return traced(with_weights(source), training=training, opaque=opaque, fresh=fresh)
+    entry = _read(key) if key else None
     if entry is None:
-        program = _trace(source, training, opaque, key)
-        return Traced(
-            source=source, graph=program.graph, num_operators=len(program.captured.graph.nodes),
-            live=lambda: (source, program),
-        )  # fmt: skip
+        return None
+    graph, live = entry.graph, _traced_as(entry.graph, source, training)
+    return Traced(source=source, graph=graph, num_operators=entry.num_operators, live=live)
+
+
+def derived(source: Source, one: Traced, other: Traced) -> Traced | None:
+    """The source's trace by those of the same model with two other batches; None if they do not say what it is.
+
+    It is never kept on disk.  Who asks for its program has it traced, and StaleTraceError if it is another.
+    """
+    if {one.graph.tracer, other.graph.tracer} != {_TRACER}:
+        return None
+    graph = at_batch(one.graph, other.graph, batch_of(source))
+    if graph is None:
+        return None
+    live = _traced_as(graph, source, graph.training)
+    return Traced(
+        source=source, graph=graph, num_operators=max(one.num_operators, other.num_operators), live=live,
+        is_derived=True,
+    )  # fmt: skip
+
+
+def _traced_as(graph: Graph, source: Source, training: bool) -> Callable[[], tuple[Source, Program]]:
+    """Traces when it is called first, and raises StaleTraceError if another graph comes out."""
 
     @functools.cache
     def live() -> tuple[Source, Program]:
         real = with_weights(source)
-        program = _trace(real, training, opaque, key)
-        if program.graph != entry.graph:
+        program = _trace(real, training)
+        if program.graph != graph:
             raise StaleTraceError(f"the kept trace of {source.name} is not what a trace gives now")
         return real, program
 
-    return Traced(source=source, graph=entry.graph, num_operators=entry.num_operators, live=live)
+    return live
 
 
 def _key(source: Source, training: bool) -> tuple[str, ...]:
@@ -122,8 +154,9 @@ def _key(source: Source, training: bool) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def _trace(source: Source, training: bool, opaque: Sequence[str], key: tuple[str, ...]) -> Program:
-    """The program, its graph kept under ``key``."""
+def _trace(source: Source, training: bool, opaque: Sequence[str] = ()) -> Program:
+    """The program, its graph kept if it can be."""
+    key = () if opaque else _key(source, training)
     before = set(loaded_files())
     program = trace_source(source, training=training, opaque=opaque)
     if key and program.graph.tracer == _TRACER:

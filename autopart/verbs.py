@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart import modelsource, pastruns, planning, profiling, running, splitting
+from autopart import modelsource, pastruns, profiling, running, splitting
 from autopart.errors import MismatchError, UsageError
-from autopart.fingerprint import fingerprint
+from autopart.keying import fingerprint
 from autopart.modelsource import Source, with_batch
 from autopart.program import Program
 from autopart.progress import Progress, silent
@@ -25,7 +25,7 @@ from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Check, Plan, PlanWarning
 from autopart.schema.profile import Profile
 from autopart.schema.verification import Verification
-from autopart.sizes import candidates, profiled
+from autopart.sizes import candidates, planned, profiled
 from autopart.splitting import StagePlacement, Tracer
 from autopart.tracecache import StaleTraceError, Traced, trace_source, traced
 
@@ -42,14 +42,15 @@ MOST_DEMOTIONS = 3
 def profile_source(
     source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
     refresh: bool = False, progress: Progress = silent, mode: str = "infer", optimizer: str = "none",
-    budget_seconds: float | None = None,
+    budget_seconds: float | None = None, reserve: Sequence[str] = (),
 ) -> Profile:  # fmt: skip
     """The time of every layer for the source's whole batch, on every kind of device in the list.
 
     With a budget the most important layers are measured first, and those that there is no time for are estimated.
     """
     cluster = profiling.read_cluster(
-        devices, max_memory=max_memory, cluster_file=cluster_file, folder=modelsource.folder_of(source)
+        devices, max_memory=max_memory, reserve=reserve, cluster_file=cluster_file,
+        folder=modelsource.folder_of(source),
     )
     budget = None if budget_seconds is None else profiling.Budget(budget_seconds)
     return profiled(
@@ -60,9 +61,13 @@ def profile_source(
 
 def plan_source(
     source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
-    refresh: bool = False, verify: bool = True, progress: Progress = silent, **words: Any,
+    refresh: bool = False, verify: bool = True, progress: Progress = silent, budget_seconds: float | None = None,
+    reserve: Sequence[str] = (), **words: Any,
 ) -> Plan:  # fmt: skip
     """The fastest plan for a model source; the job's words are those of the command line, with underscores.
+
+    With a budget measuring at all micro-batch sizes together takes no longer: the most important layers are measured
+    first, and those that there is no time for are estimated.  ``reserve`` is memory that is left to others.
 
     Unless ``verify`` is False its split is compared with the unsplit model, as far as memory and time allow, and
     ``Plan.checks`` says what came out.  Where it differs, the module at fault is planned as one layer that runs as it
@@ -81,10 +86,14 @@ def plan_source(
     except (TypeError, ValueError) as error:
         raise UsageError(f"{error}; see `autopart plan --help`") from error
     cluster = profiling.read_cluster(
-        devices, max_memory=max_memory, cluster_file=cluster_file, folder=modelsource.folder_of(source)
+        devices, max_memory=max_memory, reserve=reserve, cluster_file=cluster_file,
+        folder=modelsource.folder_of(source),
     )
     cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
-    find = functools.partial(_found, source, cluster, job, verify=verify, refresh=refresh, progress=progress)
+    find = functools.partial(
+        _found, source, cluster, job, verify=verify, refresh=refresh, progress=progress,
+        budget=None if budget_seconds is None else profiling.Budget(budget_seconds),
+    )
     try:
         return find(fresh=False)
     except StaleTraceError:
@@ -92,13 +101,16 @@ def plan_source(
 
 
 def _found(
-    source: Source, cluster: Cluster, job: Job, *, fresh: bool, verify: bool, refresh: bool, progress: Progress
-) -> Plan:
+    source: Source, cluster: Cluster, job: Job, *, fresh: bool, verify: bool, refresh: bool, progress: Progress,
+    budget: profiling.Budget | None,
+) -> Plan:  # fmt: skip
     """The plan; what is found not to be what the model does is looked into less and less."""
     opaque: tuple[str, ...] = ()
     failed: tuple[MismatchError, ...] = ()
     while True:
-        found, chosen = _plan_once(source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress)
+        found, chosen = _plan_once(
+            source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress, budget=budget
+        )
         if not verify:
             return found
         try:
@@ -168,9 +180,12 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
 
 
 def run_source(
-    plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, progress: Progress = silent
-) -> Measurement:
+    plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, layers: bool = True,
+    progress: Progress = silent,
+) -> Measurement:  # fmt: skip
     """Run a plan, one process per stage, and the unsplit model on one device beside it; the next plan learns from it.
+
+    With ``layers`` every layer is timed after the steps too; ``Measurement.lesson`` says what is learned.
 
     Raises:
         UsageError: a device of the plan is not here, or the plan is of another model.
@@ -178,9 +193,10 @@ def run_source(
     """
     splitting.stage_placements(plan)
     same_model(plan, modelsource.load(source_text, dtype=plan.job.dtype).model)
-    measured = running.run(plan, source_text, steps=steps, warmup=warmup, single=single, progress=progress)
-    pastruns.remember(plan, measured)
-    return measured
+    measured = running.run(
+        plan, source_text, steps=steps, warmup=warmup, single=single, layers=layers, progress=progress
+    )
+    return dataclasses.replace(measured, lesson=pastruns.remember(plan, measured))
 
 
 def tracer_for(opaque: Sequence[str]) -> Tracer:
@@ -206,14 +222,13 @@ def same_model(plan: Plan, model: nn.Module) -> None:
 
 def _plan_once(
     source: Source, cluster: Cluster, job: Job, opaque: tuple[str, ...], *, fresh: bool, refresh: bool,
-    progress: Progress,
+    progress: Progress, budget: profiling.Budget | None,
 ) -> tuple[Plan, Traced]:  # fmt: skip
     """The plan, unchecked, and the trace that it is of."""
     choice, traces, warnings = candidates(
-        source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress
+        source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress, budget=budget, may_derive=True
     )
-    found = planning.plan(choice, cluster, job, progress=progress)
-    chosen = traces[found.schedule.num_microbatches]
+    found, chosen = planned(choice, traces, cluster, job, refresh=refresh, progress=progress, budget=budget)
     return dataclasses.replace(
         found,
         model=dataclasses.replace(found.model, tracer=chosen.graph.tracer, opaque=opaque),

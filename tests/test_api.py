@@ -116,3 +116,11 @@ def test_pipeline_verifies_before_it_steps(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MismatchError):
         autopart.pipeline(model, (X,), plan=plan)
     autopart.pipeline(model, (X,), plan=plan, verify=False)
+
+
+def test_sets_of_devices_are_compared() -> None:
+    found = autopart.compare(_net(), (X,), devices=["1xt4", "2xt4"])
+    assert sorted(each.name for each in found.sets) == ["1xt4", "2xt4"]
+    single = autopart.plan(_net(), (X,), devices="1xt4", verify=False)
+    (row,) = (each for each in found.sets if each.name == "1xt4")
+    assert row.step_seconds == single.prediction.step_seconds

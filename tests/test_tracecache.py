@@ -200,3 +200,11 @@ def test_split_from_a_plan_traces_only_what_it_runs(traces: list[int]) -> None:
     assert len(traces) == before
     torch.testing.assert_close(divided(x), model(x))
     assert len(traces) == before + 1
+
+
+def test_sizes_that_nobody_chose_are_derived_and_the_chosen_one_is_traced(text: str, traces: list[int]) -> None:
+    plan = planned(text, batch=24, verify=False)
+    micro = 24 // plan.schedule.num_microbatches
+    assert micro in traces and 24 in traces and len(traces) == len(set(traces)) <= 3
+    settled = planned(text, batch=24, verify=False, microbatches=plan.schedule.num_microbatches)
+    assert settled.stages == plan.stages and settled.prediction == plan.prediction

@@ -6,14 +6,19 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Literal
 
 import typer
 
 from autopart.errors import UsageError
 from autopart.progress import Progress, silent
 
-__all__ = ["discard_output", "note", "print_result", "progress_bar", "write_result"]
+__all__ = ["Loudness", "complain", "discard_output", "loudness", "note", "print_result", "progress_bar", "write_result"]
+
+Loudness = Literal["quiet", "normal", "verbose"]
+_LOUDNESS: ContextVar[Loudness] = ContextVar("loudness", default="normal")
 
 EXIT_BROKEN_PIPE = 128 + 13
 
@@ -41,8 +46,24 @@ def discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+@contextmanager
+def loudness(level: Loudness) -> Iterator[None]:
+    """Within, notes and progress are as many as that: quiet has none, verbose a line for each step in a log too."""
+    token = _LOUDNESS.set(level)
+    try:
+        yield
+    finally:
+        _LOUDNESS.reset(token)
+
+
 def note(text: str) -> None:
-    """Writes a line to standard error."""
+    """Writes a line to standard error, unless --quiet was given."""
+    if _LOUDNESS.get() != "quiet":
+        complain(text)
+
+
+def complain(text: str) -> None:
+    """Writes a line to standard error that even --quiet shows."""
     print(text, file=sys.stderr)
 
 
@@ -57,9 +78,10 @@ def write_result(thing: object, path: Path | None) -> None:
 
 @contextmanager
 def progress_bar() -> Iterator[Progress]:
-    """A Progress that draws a bar on standard error; silent where that is no terminal."""
-    if not sys.stderr.isatty():
-        yield silent
+    """A Progress that draws a bar on standard error; where that is no terminal, lines with --verbose, else nothing."""
+    level = _LOUDNESS.get()
+    if level == "quiet" or not sys.stderr.isatty():
+        yield _told if level == "verbose" else silent
         return
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -74,3 +96,7 @@ def progress_bar() -> Iterator[Progress]:
             bars.update(tasks[what], completed=done, total=total)
 
         yield advance
+
+
+def _told(what: str, done: int, total: int) -> None:
+    note(f"autopart: {what} {done}/{total}")

@@ -12,13 +12,27 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 import typer.main
 
-from autopart.cli import compare, devices, explain, export, plan, profile, report, run, trace, verify
-from autopart.cli.console import note
+from autopart.cli import (
+    compare,
+    devices,
+    doctor,
+    explain,
+    export,
+    plan,
+    profile,
+    report,
+    run,
+    schema,
+    trace,
+    verify,
+)
+from autopart.cli.config import CONFIG_FILE, read_config
+from autopart.cli.console import Loudness, complain, loudness, note
 from autopart.errors import AutopartError
 
 __all__ = ["app", "main"]
@@ -28,7 +42,7 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 128 + 2
 
 app = typer.Typer(
-    name="autopart", add_completion=False, pretty_exceptions_enable=False,
+    name="autopart", pretty_exceptions_enable=False,
     help="Plans how a PyTorch model is spread over the devices you have, and runs it.",
     epilog="Exit codes: 0 done, 2 wrong usage or bad input, 3 no feasible plan, 4 not traceable, 5 a run failed.",
 )
@@ -42,6 +56,8 @@ app.command("verify")(verify.verify)
 app.command("run")(run.run)
 app.command("export")(export.export)
 app.command("report")(report.report)
+app.command("doctor")(doctor.doctor)
+app.command("schema")(schema.schema)
 
 
 def _print_version(wanted: bool) -> None:
@@ -58,8 +74,10 @@ def _options(
     show_traceback: Annotated[bool, typer.Option(
         "--traceback", help="show Python's traceback of any error; also AUTOPART_TRACEBACK=1"
     )] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="results and errors only, no notes or progress")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="a line for each step where no bar can be drawn")] = False,
 ) -> None:
-    """Options of all commands; ``main`` has read --traceback before this."""
+    """Options of all commands; ``main`` has read all but --version before this, wherever they stood."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,18 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     show = "--traceback" in words or os.environ.get("AUTOPART_TRACEBACK", "") not in ("", "0")
-    words = [word for word in words if word != "--traceback"]
+    level: Loudness = "quiet" if "--quiet" in words else "verbose" if "--verbose" in words else "normal"
+    words = [word for word in words if word not in ("--traceback", "--quiet", "--verbose")]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal without … and → gets their numbers
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loudness(level):
         warnings.showwarning = _show_warning
         try:
-            code = typer.main.get_command(app).main(
-                words or ["--help"], prog_name="autopart", standalone_mode=False
+            command = typer.main.get_command(app)
+            teaching = not words or "--help" in words
+            defaults = {} if teaching else read_config(CONFIG_FILE, _options_of(command))
+            code = command.main(
+                words or ["--help"], prog_name="autopart", standalone_mode=False, default_map=defaults
             )
         except (KeyboardInterrupt, typer.Abort):
-            note("autopart: interrupted")
+            complain("autopart: interrupted")
             return EXIT_INTERRUPTED
         except Exception as error:
             return _report(error, show)
@@ -94,23 +116,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _options_of(group: Any) -> dict[str, dict[str, str]]:
+    """For each command its options by their long names, with their parameters' names."""
+    return {
+        name: {
+            option.removeprefix("--"): each.name
+            for each in command.params for option in each.opts if option.startswith("--") and option != "--help"
+        }
+        for name, command in group.commands.items()
+    }  # fmt: skip
+
+
 def _report(error: Exception, show: bool) -> int:
     """Tells the user about an error in one line, and what code to exit with."""
     if show:
         traceback.print_exception(error)
     if isinstance(error, AutopartError):
-        note(f"autopart: error: {error}")
+        complain(f"autopart: error: {error}")
         if error.detail:
-            note(error.detail)
+            complain(error.detail)
         return error.exit_code
     # typer keeps its own copy of click in some versions, so its errors are known by what they can do
     format_message = getattr(error, "format_message", None)
     if callable(format_message):
         message = " ".join(format_message().replace("Value error, ", "").split())
-        note(f"autopart: error: {message}{_help_hint(error)}")
+        complain(f"autopart: error: {message}{_help_hint(error)}")
         return EXIT_USAGE
-    note(f"autopart: error: unexpected {type(error).__name__}: {error}; this is a bug in autopart"
-         + ("" if show else ", --traceback shows where"))
+    complain(f"autopart: error: unexpected {type(error).__name__}: {error}; this is a bug in autopart"
+             + ("" if show else ", --traceback shows where"))
     return EXIT_UNEXPECTED
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Output",
     "PlanFile",
     "Refresh",
+    "Reserve",
     "optimizer_of",
     "whole_or_auto",
 ]
@@ -69,6 +70,9 @@ Devices = Annotated[str | None, typer.Option(
 )]
 MaxMemory = Annotated[list[str] | None, typer.Option(
     "--max-memory", metavar="DEVICE=SIZE", help="cap of a device or kind, cuda:0=20GiB; comma list, may come again"
+)]
+Reserve = Annotated[list[str] | None, typer.Option(
+    "--reserve", metavar="DEVICE=SIZE", help="memory left to others, cuda:0=3GiB; comma list, may come again"
 )]
 ClusterFile = Annotated[Path | None, typer.Option("--cluster", metavar="FILE", help="devices and links as YAML")]
 ModeName = Annotated[Literal["infer", "train"], typer.Option("--mode", help="what the model is for")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autopart.cli import planoptions
+from autopart.cli import limits, planoptions
 from autopart.cli.console import print_result, progress_bar, write_result
 from autopart.cli.options import (
     Batch,
@@ -19,6 +19,7 @@ from autopart.cli.options import (
     OptionalModelText,
     Output,
     Refresh,
+    Reserve,
     optimizer_of,
     whole_or_auto,
 )
@@ -31,14 +32,16 @@ __all__ = ["plan"]
 
 def plan(
     model: OptionalModelText = None, devices: Devices = None, max_memory: MaxMemory = None,
-    cluster_file: ClusterFile = None, mode: ModeName = "infer", batch: Batch = None,
+    reserve: Reserve = None, cluster_file: ClusterFile = None, mode: ModeName = "infer", batch: Batch = None,
     microbatches: Microbatches = "auto", schedule: planoptions.ScheduleName = "auto", optimizer: OptimizerName = None,
     dtype: Dtype = None, objective: planoptions.ObjectiveName = "throughput", stages: planoptions.Stages = "auto",
     tensor_parallel: planoptions.WidestTensor = "auto", data_parallel: planoptions.WidestData = "auto",
     recompute: planoptions.RecomputeName = "never", pin: planoptions.Pins = None, forbid: planoptions.Forbidden = None,
     together: planoptions.Together = None, method: planoptions.MethodName = "optimal",
     solver: planoptions.SolverName = "auto", time_limit: planoptions.TimeLimit = "60", gap: planoptions.Gap = 1e-3,
-    verify: planoptions.Verify = True, refresh: Refresh = False, workload: WorkloadFile = None,
+    master_weights: planoptions.MasterWeights = False, budget: planoptions.MeasuringTime = None,
+    max_step_time: limits.MaxStepTime = None, max_price: limits.MaxPrice = None, rent: limits.Rents = None,
+    top: limits.Top = None, verify: planoptions.Verify = True, refresh: Refresh = False, workload: WorkloadFile = None,
     contiguous: Contiguous = None, json_out: JsonOut = False, output: Output = None,
 ) -> None:  # fmt: skip
     """Find the fastest way to spread a model over devices that fits in their memory.
@@ -48,6 +51,8 @@ def plan(
     autopart plan model.py --devices 2xrtx-4090,t4 --mode train --batch 64
 
     autopart plan hf:config.json --dtype bfloat16 --devices 8xh100-sxm-80gb --objective latency
+
+    autopart plan model.py --devices 2xl4,4xt4 --objective cost --max-step-time 80ms --top 3
     """
     if workload is not None:
         return place_workload(
@@ -63,9 +68,16 @@ def plan(
         "tensor_parallel": whole_or_auto(tensor_parallel, "--tensor-parallel") or 1,
         "data_parallel": whole_or_auto(data_parallel, "--data-parallel") or 1, "recompute": recompute,
         "pins": planoptions.pairs(pin, "--pin"), "forbidden": planoptions.pairs(forbid, "--forbid"),
-        "together": planoptions.groups(together),
+        "max_step_seconds": None if max_step_time is None else parse_seconds(max_step_time),
+        "max_usd_per_hour": None if max_price is None else limits.usd_per_hour(max_price, "--max-price"),
+        "rents": limits.rents(rent), "together": planoptions.groups(together), "master_weights": master_weights,
     }
-    where = {"devices": devices, "max_memory": tuple(max_memory or ()), "cluster_file": cluster_file}
+    where = {
+        "devices": devices, "max_memory": tuple(max_memory or ()), "reserve": tuple(reserve or ()),
+        "cluster_file": cluster_file, "budget_seconds": None if budget is None else parse_seconds(budget),
+    }
+    if top is not None:
+        return _plan_top(text, job, top, json_out, output, refresh=refresh, verify=verify, **where)
     _plan_model(text, job, json_out, output, refresh=refresh, verify=verify, **where)
 
 
@@ -88,3 +100,18 @@ def _plan_model(model: str, job: dict[str, Any], json_out: bool, output: Output,
         found = api.plan_source(source, progress=progress, **options, **job)
     write_result(found, output)
     print_result(dump(found) if json_out else plan_text(found))
+
+
+def _plan_top(
+    model: str, job: dict[str, Any], num_plans: int, json_out: bool, output: Output, **options: Any
+) -> None:
+    """Loads, plans and prints several plans; the best one is written."""
+    from autopart import api
+    from autopart.reporting import top_text
+    from autopart.schema.store import dump
+
+    source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
+    with progress_bar() as progress:
+        found = api.plan_top_source(source, num_plans, progress=progress, **options, **job)
+    write_result(found[0].plan, output)
+    print_result(f"[{', '.join(dump(each).rstrip() for each in found)}]" if json_out else top_text(found))

@@ -10,14 +10,18 @@ import typer
 from autopart.errors import UsageError
 
 __all__ = [
-    "Forbidden", "Gap", "MethodName", "ObjectiveName", "Pins", "RecomputeName", "ScheduleName", "SolverName", "Stages",
-    "TimeLimit", "Together", "Verify", "WidestData", "WidestTensor", "groups", "pairs",
+    "Forbidden", "Gap", "MasterWeights", "MeasuringTime", "MethodName", "ObjectiveName", "Pins", "RecomputeName",
+    "ScheduleName", "SolverName", "Stages", "TimeLimit", "Together", "Verify", "WidestData", "WidestTensor", "groups",
+    "pairs",
 ]  # fmt: skip
 
-ScheduleName = Annotated[Literal["auto", "gpipe", "1f1b"], typer.Option(
+ScheduleName = Annotated[Literal["auto", "gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble"], typer.Option(
     "--schedule", help="order of the micro-batches"
 )]
-ObjectiveName = Annotated[Literal["throughput", "latency"], typer.Option("--objective", help="what to make best")]
+ObjectiveName = Annotated[Literal["throughput", "latency", "cost", "memory", "devices"], typer.Option(
+    "--objective", help="least time of a step, of one request; least rent of a step; least share of a device's memory; "
+    "fewest devices"
+)]
 Stages = Annotated[str, typer.Option("--stages", metavar="auto|N", help="exactly N stages, even if fewer are faster")]
 WidestTensor = Annotated[str, typer.Option(
     "--tensor-parallel", metavar="auto|N",
@@ -48,6 +52,12 @@ TimeLimit = Annotated[str, typer.Option(
     "--time-limit", metavar="TIME", help="for all solver runs together: 60, 90s, 2min"
 )]
 Gap = Annotated[float, typer.Option("--gap", min=0.0, max=1.0, help="how far from the optimum is near enough")]
+MasterWeights = Annotated[bool, typer.Option(
+    "--master-weights", help="the optimizer keeps float32 copies of narrower weights (cannot be run yet)"
+)]
+MeasuringTime = Annotated[str | None, typer.Option(
+    "--budget", metavar="TIME", help="time for measuring, 60s: the most important layers first, the rest estimated"
+)]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="compare the plan's split with the unsplit model")]
 
 

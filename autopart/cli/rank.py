@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
 def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     """One stage of the plan."""
-    planned, device = plan.cluster.device(spec.devices[rank]), running.stage_device(plan, rank)
+    planned, device = plan.cluster.device(spec.devices[rank]), running.stage_device(plan, plan.ranks.index(rank))
     torch.set_num_threads(planned.num_threads or 1)
     source = _load(spec, plan)
     piece = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
@@ -61,7 +61,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
         program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
         stopwatch=running.stopwatch_for(device, planned.speed), joins_outputs=False,
     )
-    here = running.stage_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
+    here = running.rank_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
     running.drop_weights(source.model, keep=set(here))
     pacer = Pacer(device, clock_for(planned.num_threads))  # before the meter: its matrices are not the stage's
     meter = running.meter_for(device, pipeline.weights().values(), warmup=spec.warmup)
@@ -70,6 +70,12 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
         training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
         turn=_turn(spec, rank), pacer=pacer,
     )
+    if spec.layers:
+        dist.barrier()  # all ranks compute at once, as in the steps
+        result = running.with_layer_seconds(
+            result, program, plan, weight=pipeline.weights().__getitem__, device=device,
+            clock=clock_for(planned.num_threads),
+        )
     dist.destroy_process_group()
     return result
 

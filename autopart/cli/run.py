@@ -20,6 +20,9 @@ def run(
     single: Annotated[bool, typer.Option(
         "--single/--no-single", help="run the unsplit model on one device too"
     )] = True,
+    layers: Annotated[bool, typer.Option(
+        "--layers/--no-layers", help="time every layer after the steps, for `autopart explain`"
+    )] = True,
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
@@ -31,6 +34,8 @@ def run(
     from autopart.reporting import measurement_text
 
     with progress_bar() as progress:
-        measured = api.run_source(plan, model, steps=steps, warmup=warmup, single=single, progress=progress)
+        measured = api.run_source(
+            plan, model, steps=steps, warmup=warmup, single=single, layers=layers, progress=progress
+        )
     write_result(measured, output)
     print_result(dump(measured) if json_out else measurement_text(measured, plan))

@@ -13,6 +13,7 @@ __all__ = ["to_deepspeed", "to_megatron"]
 
 _SCHEDULES = {
     "gpipe": "all forwards first", "1f1b": "1F1B", "interleaved": "interleaved 1F1B", "zero-bubble": "zero bubble",
+    "looped-bfs": "looped breadth first",
 }
 
 

@@ -8,7 +8,8 @@ from autopart.planning.chain import best_path, is_exact
 from autopart.planning.groups import group_devices
 from autopart.planning.memory import Rules, stage_facts, stage_memory
 from autopart.planning.optimum import Optimum, instances_of, is_large, options_of
-from autopart.planning.options import Option, rank, schedules
+from autopart.planning.options import LOOPED, Option, rank, schedules
+from autopart.planning.quantities import amount_of, rent_of
 from autopart.planning.wishes import apart_devices
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -38,6 +39,10 @@ def _reason(
 ) -> str:
     if job.method != "optimal":
         return f"method '{job.method}' fills {len(option.layout.used)} devices without it"
+    if proof.least is not None:
+        return _no_less(proof)
+    if option.layout.schedule in LOOPED:
+        return f"no placement tried with it is faster; no plan at all is more than {proof.gap:.2%} faster"
     instances = instances_of(option.candidate, cluster, job)
     if any(is_large(instance) for instance in instances):
         return f"does not help: no plan, with it or without, is more than {proof.gap:.2%} faster"
@@ -57,6 +62,14 @@ def _reason(
     return f"{which} that uses it is {factor:.2f}x slower ({seconds} a step)"
 
 
+def _no_less(proof: Proof) -> str:
+    assert proof.least is not None, "something else than time is made least"
+    less = "" if proof.gap < 5e-5 else f"more than {proof.gap:.2%} "
+    words = {"usd_per_step": f"is {less}cheaper", "memory_share": f"needs a {less}smaller share of a device's memory",
+             "devices": "takes fewer devices"}
+    return f"does not help: no plan, with it or without, {words[proof.least.quantity]}"
+
+
 def _cannot_help(option: Option, cluster: Cluster, job: Job, name: str) -> str:
     graph, device = option.candidate.graph, cluster.device(name)
     rules = Rules.of(job, schedules(job)[0], option.layout.num_microbatches, cluster)
@@ -71,7 +84,8 @@ def _cannot_help(option: Option, cluster: Cluster, job: Job, name: str) -> str:
             f"it has {format_bytes(device.memory_bytes)}"
         )
     num_cuts = len(set(graph.legal_cuts))
-    return f"does not help: no plan that uses it fits ({num_cuts} legal cuts, {len(cluster.devices)} devices)"
+    limit = "" if job.max_usd_per_hour is None else f" for {job.max_usd_per_hour:g} $/h"
+    return f"does not help: no plan that uses it fits{limit} ({num_cuts} legal cuts, {len(cluster.devices)} devices)"
 
 
 def verdict_of(
@@ -83,10 +97,11 @@ def verdict_of(
     layout = option.layout
     use = f"Use {_names(layout.used)}"
     if layout.num_stages == 1:
-        use += " alone: splitting does not pay" if len(cluster.devices) > 1 else ", the only device there is"
+        alone = "one device is enough" if job.objective == "devices" else "splitting does not pay"
+        use += f" alone: {alone}" if len(cluster.devices) > 1 else ", the only device there is"
     else:
         use += f" with {layout.num_microbatches} micro-batch{'es' if layout.num_microbatches > 1 else ''}"
-    parts = [f"{use}, {format_seconds(option.step_seconds)} a step"]
+    parts = [f"{use}, {format_seconds(option.step_seconds)} a step{_amount(option, cluster, job)}"]
     if layout.num_stages > 1:
         parts.append(_against_single(by_name["single-device"], single_name))
     if job.method != "even" and len(cluster.devices) > 1:
@@ -95,6 +110,16 @@ def verdict_of(
     if excluded:
         text += f"; leave out {_names(tuple(e.device for e in excluded))}: {excluded[0].reason}"
     return text + "."
+
+
+def _amount(option: Option, cluster: Cluster, job: Job) -> str:
+    """What the plan has least of, where that is not time, and what it costs where that is limited."""
+    if job.objective == "cost" or job.max_usd_per_hour is not None:
+        rent = rent_of(option, cluster)
+        return f" at {rent:.4g} $/h ({rent * option.step_seconds / 3600:.3g} $ a step)"
+    if job.objective == "memory":
+        return f" and at most {amount_of(option, cluster, job, option.step_seconds):.1%} of a device's memory"
+    return ""
 
 
 def _names(names: tuple[str, ...]) -> str:
@@ -125,7 +150,7 @@ def warnings_of(
     return (
         *_about_figures(option, cluster, job, optimum),
         *_about_proof(job, optimum, proof),
-        *_about_pipeline(option, baselines),
+        *_about_pipeline(option, job, baselines),
         *_about_memory(option),
     )
 
@@ -149,9 +174,9 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
             message=f"{len(option.candidate.graph.layers)} layers were merged into items; the proof is about those",
             suggestion="trace the model at a coarser level if every cut matters",
         ))
-    if job.mode == "infer" and job.schedule == "1f1b":
+    if job.mode == "infer" and job.schedule not in (None, "gpipe"):
         found.append(PlanWarning(
-            code="schedule-ignored", message="inference has no backward to interleave: 1f1b runs as gpipe",
+            code="schedule-ignored", message=f"inference has no backward to interleave: {job.schedule} runs as gpipe",
             suggestion="leave --schedule away for inference",
         ))
     return found
@@ -181,17 +206,20 @@ def _about_proof(job: Job, optimum: Optimum, proof: Proof) -> list[PlanWarning]:
     return found
 
 
-def _about_pipeline(option: Option, baselines: tuple[Baseline, ...]) -> list[PlanWarning]:
+def _about_pipeline(option: Option, job: Job, baselines: tuple[Baseline, ...]) -> list[PlanWarning]:
     """Where devices wait."""
     found = []
     layout, step = option.layout, option.step_seconds
     if layout.num_stages > 1:
-        shares = [option.busy_seconds(index) / step for index in range(layout.num_stages)]
+        shares = [0.0] * (max(layout.ranks) + 1)
+        for index, device in enumerate(layout.ranks):
+            shares[device] += option.busy_seconds(index) / step
         lowest = min(range(len(shares)), key=lambda index: shares[index])
+        name = tuple(dict.fromkeys(layout.devices))[lowest]
         if shares[lowest] < 0.8:
             found.append(PlanWarning(
                 code="low-utilisation",
-                message=f"{layout.devices[lowest]} (stage {lowest}) computes {shares[lowest]:.0%} of the time",
+                message=f"{name} (stage {lowest}) computes {shares[lowest]:.0%} of the time",
                 suggestion="more micro-batches, a faster link, or devices of more equal speed",
             ))
         bubble = 1 - sum(shares) / len(shares)
@@ -200,14 +228,15 @@ def _about_pipeline(option: Option, baselines: tuple[Baseline, ...]) -> list[Pla
                 code="bubble", message=f"the devices idle {bubble:.0%} of a step",
                 suggestion=f"a larger batch in more than {layout.num_microbatches} micro-batches shortens the bubble",
             ))
-        if layout.num_microbatches < layout.num_stages:
+        if layout.num_microbatches < len(shares):
             found.append(PlanWarning(
                 code="few-microbatches",
-                message=f"{layout.num_microbatches} micro-batches cannot keep {layout.num_stages} stages busy",
-                suggestion=f"use a batch that divides into at least {layout.num_stages} micro-batches",
+                message=f"{layout.num_microbatches} micro-batches cannot keep {len(shares)} stages busy",
+                suggestion=f"use a batch that divides into at least {len(shares)} micro-batches",
             ))
     single = next(b for b in baselines if b.name == "single-device")
-    if single.factor is not None and single.factor < 1 - 1e-6:
+    timed = job.objective in ("throughput", "latency") and job.max_usd_per_hour is None
+    if timed and single.factor is not None and single.factor < 1 - 1e-6:
         found.append(PlanWarning(
             code="single-device-faster",
             message=f"one device alone takes {format_seconds(single.step_seconds or 0.0)} a step, the plan longer",

@@ -83,7 +83,7 @@ class Instance:
     alone_seconds: tuple[float, ...]
     """of every group: one micro-batch of the whole model on one of its devices"""
     prices: tuple[float, ...] = ()
-    """of one device of every group: rent, or 1; () where no budget is set"""
+    """of one device of every group, in US dollars per hour; () where no budget is set"""
     budget: float = 0.0
     """what the devices in use may cost together"""
 
@@ -154,13 +154,13 @@ def build_instance(
     parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
     return Instance(
         num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
-        merged=len(boundaries) < len(set(graph.legal_cuts)) + 2,
+        merged=len(boundaries) < len(set(graph.legal_cuts)) + 2, num_stages=job.stages,
         groups=groups, link_classes=making.classes, ways=offered, arcs=_sorted(parts),
-        num_stages=job.stages,
         most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
         repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
-        floor_seconds=_floor_seconds(making),
+        floor_seconds=_floor_seconds(making), budget=job.max_usd_per_hour or 0.0,
         alone_seconds=tuple(float(_alone(candidate, group, job).sum()) for group in groups),
+        prices=tuple(group.rent_usd_per_hour for group in groups) if job.max_usd_per_hour else (),
     )
 
 

@@ -46,7 +46,9 @@ def assemble(
         schedule=Schedule(
             name=layout.schedule,
             num_microbatches=layout.num_microbatches,
-            warmup=warmup(layout.schedule, layout.num_stages, layout.num_microbatches, job.mode == "train"),
+            warmup=warmup(
+                layout.schedule, layout.num_stages, layout.num_microbatches, job.mode == "train", layout.ranks
+            ),
         ),
         prediction=prediction_of(option, cluster),
         proof=proof,
@@ -61,6 +63,8 @@ def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Sta
     first, last, device = option.layout.stages[index]
     graph, way = option.candidate.graph, option.layout.way(index)
     used = sorted({weight for layer in graph.layers[first:last] for weight in layer.weights})
+    placed = cluster.device(device)
+    row = option.candidate.profile.kind(placed.kind)
     return Stage(
         index=index,
         devices=option.layout.devices_of(index),
@@ -78,7 +82,8 @@ def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Sta
         exchanges_with=cost.exchanges_with,
         utilisation=option.busy_seconds(index) / option.step_seconds if option.step_seconds else 1.0,
         memory=cost.memory,
-        pace_seconds=option.candidate.profile.kind(cluster.device(device).kind).pace_seconds,
+        pace_seconds=row.pace_seconds,
+        layer_seconds=tuple(each / placed.speed for each in row.forward_seconds[first:last]) if way.width == 1 else (),
     )
 
 
@@ -86,6 +91,8 @@ def _transfers(option: Option, cluster: Cluster, job: Job) -> tuple[Transfer, ..
     layout = option.layout
     transfers = []
     for index in range(1, layout.num_stages):
+        if layout.devices[index] == layout.devices[index - 1]:
+            continue  # what stays on a device does not travel
         link = cluster.link(cluster.device(layout.devices[index - 1]), cluster.device(layout.devices[index]))
         for value in option.candidate.graph.crossing(layout.boundaries[index]):
             seconds = link.seconds(value.bytes)
@@ -109,7 +116,7 @@ def prediction_of(option: Option, cluster: Cluster) -> Prediction:
         step_seconds=step,
         latency_seconds=sum(cost.forward_seconds + cost.receive_seconds for cost in option.costs),
         throughput_per_second=batch / step,
-        bubble_fraction=max(0.0, 1.0 - busy / (step * option.layout.num_stages)),
+        bubble_fraction=max(0.0, 1.0 - busy / (step * len(set(option.layout.devices)))),
         cost_per_million=sum(known) * step / 3600 / batch * 1e6 if len(known) == len(rents) else None,
     )
 

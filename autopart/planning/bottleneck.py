@@ -50,6 +50,8 @@ class States:
     levels: tuple[Ints, ...]
     depth: Ints
     """fewest stages that the devices can be, counted from 0, at most the deepest told apart"""
+    affordable: npt.NDArray[np.bool_]
+    """whether the devices cost no more than the budget, if there is one (row C9)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +78,7 @@ def states_of(instance: Instance, depths: int) -> States:
         strides=tuple(math.prod(shape[g + 1 :]) for g in range(len(shape))),
         levels=tuple(order[low:high] for low, high in pairwise(ends.tolist())),
         depth=np.clip(fewest - 1, 0, depths - 1),
+        affordable=np.asarray(instance.prices or (0.0,) * len(shape)) @ coordinates <= instance.budget * (1 + 1e-9),
     )
 
 
@@ -123,6 +126,7 @@ def _first_boundaries(instance: Instance, states: States, moves: Moves, threshol
                 nowhere,
             )
             best[some] = np.minimum(best[some], reached)
+        best[~states.affordable[level]] = nowhere
         found[level] = best
         through = np.flatnonzero(best[:, -1] == 0)
         if len(through):

@@ -7,10 +7,13 @@ memory is taken from the facts of each stage.
 from __future__ import annotations
 
 import math
-from itertools import combinations
+from itertools import combinations, pairwise
 
-from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.planning.memory import stage_facts, stage_memory
+from autopart.planning.onedevice import in_flight_of, together
+from autopart.planning.options import LOOPED
 from autopart.planning.parallel import Way, gradient_seconds, layer_times, shared_facts
+from autopart.planning.rules import Rules
 from autopart.planning.simulate import simulate, warmup
 from autopart.schema.device import Device, Link
 from autopart.schema.graph import Graph
@@ -38,10 +41,11 @@ def check(plan: Plan, candidate: Candidate) -> None:
     _check_wishes(plan)
     for stage, first, last in zip(plan.stages, boundaries, boundaries[1:], strict=False):
         _check_times(plan, candidate, stage, first, last)
-        _check_memory(plan, candidate, stage, first, last)
+    _check_memory(plan, candidate, boundaries)
     _check_transfers(plan, candidate.graph, boundaries)
     _check_schedule(plan, candidate)
     _check_step(plan, candidate)
+    _check_limits(plan)
     _check_proof(plan)
 
 
@@ -73,7 +77,8 @@ def _check_layers(plan: Plan, candidate: Candidate) -> list[int]:
 
 def _check_devices(plan: Plan) -> None:
     used = [name for stage in plan.stages for name in stage.devices]
-    _require(len(set(used)) == len(used), "a device is used twice")
+    looped = plan.schedule.name in LOOPED and all(len(stage.devices) == 1 for stage in plan.stages)
+    _require(looped or len(set(used)) == len(used), "a device is used twice")
     left_out = {excluded.device for excluded in plan.excluded}
     known = {device.name for device in plan.cluster.devices}
     _require(set(used) | left_out == known and not set(used) & left_out, "not every device is used or excluded once")
@@ -143,6 +148,7 @@ def _exchange(plan: Plan, graph: Graph, index: int) -> tuple[tuple[int, ...], fl
         if not weight.trainable or weight.is_buffer or index not in holders or len(holders) < 2:
             continue
         others = holders[1:] if index == holders[0] else [holders[0]]
+        others = [other for other in others if plan.ranks[other] != plan.ranks[index]]  # one device has one copy
         partners.update(others)
         seconds += sum(_message_seconds(plan, index, other, 2 * weight.bytes) for other in others)
     return tuple(sorted(partners)), seconds
@@ -155,27 +161,34 @@ def _message_seconds(plan: Plan, one: int, other: int, num_bytes: int) -> float:
         return plan.cluster.link(devices[one], devices[other]).seconds(num_bytes)
     except KeyError:
         low, high = sorted((one, other))
-        return sum(plan.cluster.link(devices[k], devices[k + 1]).seconds(num_bytes) for k in range(low, high))
+        path = [devices[k] for k in range(low, high + 1) if k == low or plan.ranks[k] not in plan.ranks[low:k]]
+        return sum(plan.cluster.link(near, far).seconds(num_bytes) for near, far in pairwise(path))
 
 
-def _check_memory(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
-    device = _device(plan, stage)
+def _check_memory(plan: Plan, candidate: Candidate, boundaries: list[int]) -> None:
     rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches, plan.cluster)
-    found = stage_memory(
-        shared_facts(stage_facts(candidate.graph, first, last), _way(stage)), rules,
-        num_in_flight(rules, len(plan.stages), stage.index),
+    devices, kept = tuple(stage.devices[0] for stage in plan.stages), in_flight_of(rules, plan.ranks)
+    alone = tuple(
+        stage_memory(shared_facts(stage_facts(candidate.graph, first, last), _way(stage)), rules, in_flight)
+        for stage, first, last, in_flight in zip(plan.stages, boundaries, boundaries[1:], kept, strict=False)
     )
-    where = f"stage {stage.index}"
-    _require(stage.memory == found, f"{where}: memory is {found}, not {stage.memory}")
-    _require(stage.peak_bytes == found.total, f"{where}: peak is {found.total}, not {stage.peak_bytes}")
-    _require(stage.parameter_bytes == found.parameters, f"{where}: parameters are {found.parameters}")
-    _require(stage.capacity_bytes == device.memory_bytes, f"{where}: {device.name} has {device.memory_bytes}")
-    _require(found.total <= device.memory_bytes, f"{where}: {found.total} bytes do not fit on {device.name}")
+    needed = dict.fromkeys(devices, 0)
+    for stage, found in zip(plan.stages, together(alone, devices), strict=True):
+        device, where = _device(plan, stage), f"stage {stage.index}"
+        _require(stage.memory == found, f"{where}: memory is {found}, not {stage.memory}")
+        _require(stage.peak_bytes == found.total, f"{where}: peak is {found.total}, not {stage.peak_bytes}")
+        _require(stage.parameter_bytes == found.parameters, f"{where}: parameters are {found.parameters}")
+        _require(stage.capacity_bytes == device.memory_bytes, f"{where}: {device.name} has {device.memory_bytes}")
+        needed[device.name] += found.total
+        _require(needed[device.name] <= device.memory_bytes,
+                 f"{where}: {needed[device.name]} bytes do not fit on {device.name}")
 
 
 def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
     expected = []
     for index, cut in enumerate(boundaries[1:-1]):
+        if plan.ranks[index] == plan.ranks[index + 1]:
+            continue  # what stays on a device does not travel
         link = plan.cluster.link(_device(plan, plan.stages[index]), _device(plan, plan.stages[index + 1]))
         for value in graph.values:
             if value.producer < cut <= max(value.consumers):
@@ -196,7 +209,7 @@ def _check_schedule(plan: Plan, candidate: Candidate) -> None:
     _require(plan.job.batch == candidate.batch, f"the candidate's batch is {candidate.batch}")
     _require(plan.job.microbatches in (None, schedule.num_microbatches), "another micro-batch count was asked for")
     _require(not training or plan.job.schedule in (None, schedule.name), "another schedule was asked for")
-    expected = warmup(schedule.name, len(plan.stages), schedule.num_microbatches, training)
+    expected = warmup(schedule.name, len(plan.stages), schedule.num_microbatches, training, plan.ranks)
     _require(schedule.warmup == expected, f"warm-up is {expected}, not {schedule.warmup}")
 
 
@@ -217,7 +230,7 @@ def _check_step(plan: Plan, candidate: Candidate) -> None:
             f"stage {stage.index}: utilisation is {computing / timeline.step_seconds}, not {stage.utilisation}",
         )
         busy += computing
-    idle = 1 - busy / (timeline.step_seconds * len(plan.stages))
+    idle = 1 - busy / (timeline.step_seconds * len(plan.devices_by_rank))
     _require(abs(prediction.bubble_fraction - max(0.0, idle)) < 1e-6, f"bubble is {idle}")
 
 
@@ -229,12 +242,42 @@ def _stage_seconds(plan: Plan) -> list[float]:
     return times
 
 
+def _rent(plan: Plan) -> float:
+    """US dollars per hour of the devices in use."""
+    used = (plan.cluster.device(name) for stage in plan.stages for name in stage.devices)
+    return sum(device.rent_usd_per_hour or 0.0 for device in used)
+
+
+def _amounts(plan: Plan, seconds: float) -> dict[str, float]:
+    """What can be made least, if a step takes so long."""
+    return {
+        "usd_per_step": _rent(plan) * seconds / 3600,
+        "memory_share": max(stage.peak_bytes / stage.capacity_bytes for stage in plan.stages),
+        "devices": sum(len(stage.devices) for stage in plan.stages),
+    }
+
+
+def _check_limits(plan: Plan) -> None:
+    """A step's time and the rent; the formula of latency is of one request, the whole batch at once."""
+    seconds = plan.proof.objective_seconds if plan.job.objective == "latency" else plan.prediction.step_seconds
+    for what, value, most in (
+        ("a step", seconds, plan.job.max_step_seconds), ("the rent", _rent(plan), plan.job.max_usd_per_hour)
+    ):
+        _require(most is None or value <= most * (1 + TOLERANCE), f"{what} is {value}, at most {most} is allowed")
+
+
 def _check_proof(plan: Plan) -> None:
     times, proof = _stage_seconds(plan), plan.proof
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
     objective = sum(times) + repeats * max(times) + plan.stages[0].optimizer_seconds
+    if plan.schedule.name in LOOPED:  # several stages per device, or a backward in two: the formula is not theirs
+        objective = plan.prediction.step_seconds
     _same("objective", proof.objective_seconds, objective)
     _require(proof.bound_seconds <= objective * (1 + 1e-6), f"bound {proof.bound_seconds} above objective {objective}")
-    _same("gap", 1 + proof.gap, max(1.0, objective / proof.bound_seconds) if proof.bound_seconds else math.inf)
+    value, bound = (objective, proof.bound_seconds) if proof.least is None else (proof.least.value, proof.least.bound)
+    _same("gap", 1 + proof.gap, max(1.0, value / bound) if bound else math.inf if value else 1.0)
+    if proof.least is not None:
+        _same(proof.least.quantity, value, _amounts(plan, objective)[proof.least.quantity])
+        _require(bound <= value, f"the bound {bound} is above {value} {proof.least.quantity}")
     if proof.outcome == "proven":
         _require(proof.gap <= plan.job.gap * (1 + 1e-6) + 2e-5, f"a gap of {proof.gap} is not proven")

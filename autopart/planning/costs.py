@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from autopart.planning.groups import link_between
-from autopart.planning.memory import Rules, num_in_flight, stage_facts, stage_memory
+from autopart.planning.memory import Rules, stage_facts, stage_memory
+from autopart.planning.onedevice import in_flight_of, together
 from autopart.planning.parallel import ALONE, Way, gradient_seconds, layer_times, shared_facts
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
@@ -15,7 +16,7 @@ from autopart.schema.plan import Memory
 from autopart.schema.problem import Candidate
 from autopart.units import format_bytes
 
-__all__ = ["Layout", "StageCost", "layout_costs", "misfit", "objective_seconds"]
+__all__ = ["Layout", "StageCost", "layout_costs", "misfit", "objective_seconds", "short_bytes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,14 @@ class Layout:
 
     @property
     def used(self) -> tuple[str, ...]:
-        """All devices of all stages."""
-        return tuple(name for index in range(self.num_stages) for name in self.devices_of(index))
+        """All devices of all stages, each once."""
+        return tuple(dict.fromkeys(name for index in range(self.num_stages) for name in self.devices_of(index)))
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of every stage: devices, numbered in the order of their first stages."""
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(self.devices))}
+        return tuple(numbers[name] for name in self.devices)
 
     @property
     def stages(self) -> tuple[tuple[int, int, str], ...]:
@@ -100,21 +107,23 @@ def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layou
     """
     rules = Rules.of(job, layout.schedule, layout.num_microbatches, cluster)
     exchanges = _exchanges(candidate.graph, cluster, layout) if rules.training else {}
-    return tuple(
-        _stage_cost(candidate, cluster, rules, layout, index, exchanges) for index in range(layout.num_stages)
-    )
+    kept = in_flight_of(rules, layout.ranks)
+    costs = [_stage_cost(candidate, cluster, rules, layout, index, exchanges, kept[index])
+             for index in range(layout.num_stages)]
+    memories = together(tuple(cost.memory for cost in costs), layout.devices)
+    return tuple(replace(cost, memory=memory) for cost, memory in zip(costs, memories, strict=True))
 
 
 def _stage_cost(
     candidate: Candidate, cluster: Cluster, rules: Rules, layout: Layout, index: int,
-    exchanges: dict[tuple[int, int], float],
+    exchanges: dict[tuple[int, int], float], in_flight: int,
 ) -> StageCost:
     first, last, name = layout.stages[index]
     device, way = cluster.device(name), layout.way(index)
     inside = None if way.width == 1 else link_between(cluster, device, cluster.device(layout.devices_of(index)[1]))
     times = layer_times(candidate, device, inside, way, training=rules.training)
     receive = back = 0.0
-    if index:
+    if index and layout.devices[index - 1] != name:
         receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first)
     facts = stage_facts(candidate.graph, first, last)
     once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
@@ -127,7 +136,7 @@ def _stage_cost(
             sum(times.optimizer[first:last]) + once + gradient_seconds(inside, way, facts.trainable)
         ) if rules.training else 0.0,
         exchanges_with=tuple(sorted(sum(pair) - index for pair in exchanges if index in pair)),
-        memory=stage_memory(shared_facts(facts, way), rules, num_in_flight(rules, layout.num_stages, index)),
+        memory=stage_memory(shared_facts(facts, way), rules, in_flight),
         capacity_bytes=device.memory_bytes,
     )
 
@@ -156,6 +165,8 @@ def _exchanges(graph: Graph, cluster: Cluster, layout: Layout) -> dict[tuple[int
     for weight, stages in users.items():
         if graph.weights[weight].trainable and not graph.weights[weight].is_buffer:
             for other in stages[1:]:
+                if layout.devices[other] == layout.devices[stages[0]]:
+                    continue  # one device has one copy
                 pair = (stages[0], other)
                 spent = _exchange_seconds(cluster, layout, pair, graph.weights[weight].bytes)
                 seconds[pair] = seconds.get(pair, 0.0) + spent
@@ -167,7 +178,7 @@ def _exchange_seconds(cluster: Cluster, layout: Layout, pair: tuple[int, int], n
     direct = link_between(cluster, ends[0], ends[1])
     if direct is not None:
         return direct.seconds(2 * num_bytes)
-    path = [cluster.device(name) for name in layout.devices[pair[0] : pair[1] + 1]]
+    path = [cluster.device(name) for name in dict.fromkeys(layout.devices[pair[0] : pair[1] + 1])]
     return sum(cluster.link(one, other).seconds(2 * num_bytes) for one, other in pairwise(path))
 
 
@@ -175,11 +186,23 @@ def misfit(costs: tuple[StageCost, ...], layout: Layout) -> str:
     """Why a layout cannot run or breaks a memory cap, or an empty string if it fits."""
     if layout.schedule == "1f1b" and layout.num_microbatches < layout.num_stages:
         return f"1f1b needs a micro-batch per stage: {layout.num_microbatches} for {layout.num_stages} stages"
-    for cost, device in zip(costs, layout.devices, strict=True):
-        short_bytes = cost.memory.total - cost.capacity_bytes
-        if short_bytes > 0:
+    for device, (needed_bytes, capacity_bytes) in _needs(costs, layout).items():
+        if needed_bytes > capacity_bytes:
             return (
-                f"{device} is short by {format_bytes(short_bytes)}: needs {format_bytes(cost.memory.total)}, "
-                f"has {format_bytes(cost.capacity_bytes)}"
+                f"{device} is short by {format_bytes(needed_bytes - capacity_bytes)}: needs "
+                f"{format_bytes(needed_bytes)}, has {format_bytes(capacity_bytes)}"
             )
     return ""
+
+
+def short_bytes(costs: tuple[StageCost, ...], layout: Layout) -> int:
+    """How much memory the devices of a layout are short of, in all."""
+    return sum(max(0, needed - capacity) for needed, capacity in _needs(costs, layout).values())
+
+
+def _needs(costs: tuple[StageCost, ...], layout: Layout) -> dict[str, tuple[int, int]]:
+    """Peak and cap of every device, in bytes, with all its stages."""
+    needs: dict[str, tuple[int, int]] = {}
+    for cost, device in zip(costs, layout.devices, strict=True):
+        needs[device] = needs.get(device, (0, 0))[0] + cost.memory.total, cost.capacity_bytes
+    return needs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopart.planning.options import LOOPED
 from autopart.schema.explanation import CutTerms, Explanation, StageTerms
 from autopart.schema.plan import Plan, Stage
 
@@ -13,6 +14,7 @@ def explain(plan: Plan) -> Explanation:
     times = [_receive_seconds(plan, stage) + stage.forward_seconds + stage.backward_seconds for stage in plan.stages]
     bottleneck = max(range(len(times)), key=lambda index: times[index])
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
+    looped = plan.schedule.name in LOOPED
     repeated, once = repeats * times[bottleneck], plan.stages[0].optimizer_seconds
     return Explanation(
         num_microbatches=plan.schedule.num_microbatches,
@@ -22,7 +24,7 @@ def explain(plan: Plan) -> Explanation:
         one_microbatch_seconds=sum(times),
         repeated_seconds=repeated,
         once_seconds=once,
-        objective_seconds=sum(times) + repeated + once,
+        objective_seconds=plan.proof.objective_seconds if looped else sum(times) + repeated + once,
         step_seconds=plan.prediction.step_seconds,
         bubble_fraction=plan.prediction.bubble_fraction,
     )

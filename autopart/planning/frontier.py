@@ -66,7 +66,7 @@ def least_sum(instance: Instance, arcs: Arcs, most_steps: int) -> Least:
     """The least sum of weights over the arcs given, which are all below one threshold.
 
     Args:
-        instance: what the arcs are of; only rows C1 to C4 and C6 are kept.
+        instance: what the arcs are of; only rows C1 to C4, C6 and C9 are kept.
         arcs: in the order of the instance's.
         most_steps: sums to try, above which it is given up.
     """
@@ -89,7 +89,7 @@ def least_sum(instance: Instance, arcs: Arcs, most_steps: int) -> Least:
         num_steps += _relax_row(instance, arcs, states, labels, range(low, high), row)
         if num_steps > most_steps:
             return Least(total=math.nan, path=())
-        alive = np.flatnonzero(np.isfinite(row) & (room >= boundary))
+        alive = np.flatnonzero(np.isfinite(row) & (room >= boundary) & states.affordable)
         labels[boundary, before] = alive, row[alive]
     states_found, sums = labels.get((0, instance.num_classes), (np.zeros(0, dtype=np.int64), np.zeros(0)))
     if not len(sums):

@@ -34,6 +34,11 @@ class Group:
         """Any one of them."""
         return self.devices[0]
 
+    @property
+    def rent_usd_per_hour(self) -> float:
+        """Of one of them; 0 where it is not known."""
+        return self.device.rent_usd_per_hour or 0.0
+
 
 def link_between(cluster: Cluster, one: Device, other: Device) -> Link | None:
     """The link of two different devices, or None if nothing connects them."""

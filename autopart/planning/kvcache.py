@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-__all__ = ["cache_bytes", "cache_bytes_per_token"]
+from autopart.schema.graph import Graph, Layer
+
+__all__ = ["cache_bytes", "cache_bytes_per_token", "layer_cache_bytes"]
+
+ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def cache_bytes_per_token(num_layers: int, num_key_value_heads: int, head_size: int, element_bytes: int = 2) -> int:
@@ -18,6 +22,22 @@ def cache_bytes_per_token(num_layers: int, num_key_value_heads: int, head_size: 
         element_bytes: of the cache's data type.
     """
     return 2 * num_layers * num_key_value_heads * head_size * element_bytes
+
+
+def layer_cache_bytes(graph: Graph) -> tuple[int, ...]:
+    """Bytes of one token's keys and values in each layer, by the fused attention that the trace saw there.
+
+    Where queries share keys and values the trace may see them repeated: never less than is needed.
+    """
+    return tuple(_layer_bytes(layer, graph.batch_size) for layer in graph.layers)
+
+
+def _layer_bytes(layer: Layer, batch_size: int) -> int:
+    fused = [work for work in layer.work if work.family == "attention" and len(work.shape) == 4]
+    return sum(
+        cache_bytes_per_token(work.num_calls, -(-work.shape[0] // batch_size), work.shape[3], ELEMENT_BYTES[work.dtype])
+        for work in fused
+    )
 
 
 def cache_bytes(per_token_bytes: int, num_tokens: int, concurrency: int, *, block_tokens: int = 1) -> int:

@@ -7,7 +7,10 @@ Read off torch/distributed/pipelining/stage.py and schedules.py (torch 2.13), an
   incoming values and (in training) for the incoming gradients, and keep them;
 * ``fwd_cache`` keeps each micro-batch's outputs until its backward, in inference until the next step; the last
   stage's are the model's, and in training its loss saves something of its own;
-* gradients sent upstream live until their send is waited for: all of them in GPipe, two in 1F1B;
+* gradients sent upstream live until their send is waited for: all of them in GPipe, two in 1F1B; what torch's runtime
+  of interleaved and zero-bubble schedules sends, in both directions, lives to the end of the step;
+* on devices with a caching allocator (``Device.overhead``) what every step allocates anew leaves gaps: a share of it,
+  and the segments that are in part use, are a reserve;
 * a weight's gradient comes to life in the first backward of a step (``zero_grad`` sets it to None), while what was
   saved is freed: the peak is where their sum is largest (``memorywalk``), or in the optimizer.
 
@@ -23,10 +26,11 @@ from typing import Any
 
 import numpy as np
 
+from autopart.planning.kvcache import layer_cache_bytes
 from autopart.planning.memorywalk import passes
-from autopart.schema.device import Cluster
+from autopart.planning.rules import Rules
 from autopart.schema.graph import Graph, Loss, Value, Weight
-from autopart.schema.job import Job, Optimizer, ScheduleName
+from autopart.schema.job import Optimizer
 from autopart.schema.plan import Memory
 
 __all__ = [
@@ -39,28 +43,6 @@ Bytes = Any
 
 NUM_OPTIMIZER_STATES: dict[Optimizer, int] = {"adamw": 2, "adam": 2, "momentum": 1, "sgd": 0, "none": 0}
 """copies of the trainable weights that torch.optim keeps, in their own data type unless there are master weights"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """What the memory of every stage depends on, beside the stage."""
-
-    training: bool
-    schedule: ScheduleName
-    num_microbatches: int
-    optimizer: Optimizer
-    master_weights: bool = False
-    multi_tensor: bool = True
-    """torch.optim updates all weights at once, as it does on every accelerator, and not one by one (processor)"""
-
-    @staticmethod
-    def of(job: Job, schedule: ScheduleName, num_microbatches: int, cluster: Cluster | None = None) -> Rules:
-        """The rules of a job once schedule and micro-batches are chosen; without a cluster those that need most."""
-        return Rules(
-            training=job.mode == "train", schedule=schedule, num_microbatches=num_microbatches,
-            optimizer=job.optimizer, master_weights=job.master_weights,
-            multi_tensor=cluster is None or any(device.backend != "cpu" for device in cluster.devices),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +82,8 @@ class StageFacts:
     loss_saved: Bytes = 0
     loss_backward: Bytes = 0
     """of the loss, on the last stage"""
+    cache_per_token: Bytes = 0
+    """keys and values of one token, where text is generated"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,20 +105,29 @@ class MemoryTerms:
     """needed beside weights and optimizer state when the activations are gone: gradients and the optimizer's
     temporaries, or the buffer for a tied weight's gradient from the other stage"""
     communication: Bytes
+    kv_cache: Bytes
+    rules: Rules
 
     @property
     def per_microbatch(self) -> Bytes:
-        """Of every micro-batch in flight."""
-        return self.activations + self.loss
+        """Of every micro-batch in flight, the allocator's share included."""
+        return self.rules.fragmented(self.activations + self.loss)
 
     def fixed(self) -> Bytes:
         """Everything at the peak of forward and backward but the micro-batches in flight."""
-        return self.parameters + self.optimizer + self.communication + self.passing
+        return self._resident() + self.rules.fragmented(self.passing)
+
+    def _resident(self) -> Bytes:
+        """What stays from step to step."""
+        return self.parameters + self.optimizer + self.communication + self.kv_cache + self.rules.segment_bytes
 
     def total(self, in_flight: Bytes) -> Bytes:
         """Peak with so many micro-batches in flight: the larger of computing and updating."""
-        computing = self.per_microbatch * in_flight + self.passing
-        return self.fixed() - self.passing + np.maximum(computing, self.update)
+        return self._resident() + self.rules.fragmented(self.anew(in_flight))
+
+    def anew(self, in_flight: Bytes) -> Bytes:
+        """Of the peak, what every step allocates anew."""
+        return np.maximum((self.activations + self.loss) * in_flight + self.passing, self.update)
 
 
 def num_in_flight(rules: Rules, num_stages: int, index: int) -> int:
@@ -157,10 +150,12 @@ def memory_terms(facts: StageFacts, rules: Rules) -> MemoryTerms:
             parameters=facts.weights, gradients=zero, optimizer=zero,
             activations=facts.kept * inner, loss=facts.kept * last,
             workspace=facts.alive, passing=np.maximum(facts.alive - facts.kept, 0), update=zero,
-            communication=received,
+            communication=received, kv_cache=facts.cache_per_token * rules.cached_tokens, rules=rules,
         )  # fmt: skip
-    num_sent = num if rules.schedule == "gpipe" else min(num, 2)
+    num_sent = min(num, 2) if rules.schedule == "1f1b" else num
     sent = inner * num * facts.outgoing_gradient + (1 - 1 * facts.is_first) * num_sent * facts.incoming_gradient
+    if rules.schedule not in ("gpipe", "1f1b"):  # torch's runtime waits for its sends at the end of a step
+        sent = sent + inner * num * facts.outgoing
     workspace = np.maximum(facts.later_pass - facts.loss_saved, facts.loss_backward)
     temporaries = np.maximum(_optimizer_temporaries(facts, rules), facts.largest_tied)
     return MemoryTerms(
@@ -173,6 +168,8 @@ def memory_terms(facts: StageFacts, rules: Rules) -> MemoryTerms:
         passing=_passing(facts, rules, workspace),
         update=facts.trainable + temporaries,
         communication=received + sent,
+        kv_cache=0 * facts.weights,
+        rules=rules,
     )
 
 
@@ -252,6 +249,7 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
         inputs=sum(value.bytes * _num_inside(value, first, last) for value in graph.values),
         loss_saved=loss.saved_bytes if is_last else 0,
         loss_backward=loss.backward_bytes if is_last else 0,
+        cache_per_token=sum(layer_cache_bytes(graph)[first:last]),
     )
 
 
@@ -273,6 +271,7 @@ def _num_inside(value: Value, first: int, last: int) -> int:
 def stage_memory(facts: StageFacts, rules: Rules, in_flight: int) -> Memory:
     """Peak memory of one stage; ``not_at_once`` is what its terms' own peaks are apart in time."""
     terms = memory_terms(facts, rules)
+    anew = int(terms.anew(in_flight))
     memory = Memory(
         parameters=int(terms.parameters),
         gradients=int(terms.gradients),
@@ -281,5 +280,7 @@ def stage_memory(facts: StageFacts, rules: Rules, in_flight: int) -> Memory:
         loss=int(terms.loss * in_flight),
         workspace=int(terms.workspace),
         communication=int(terms.communication),
+        fragmentation=int(rules.fragmented(anew)) - anew + rules.segment_bytes,
+        kv_cache=int(terms.kv_cache),
     )
     return replace(memory, not_at_once=memory.total - int(terms.total(in_flight)))

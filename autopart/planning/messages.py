@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from autopart.planning.orders import ORDERS, Action, Deed, num_rounds
+from autopart.orders import Action, Deed, orders_of
 from autopart.schema.job import ScheduleName
 
 __all__ = ["DEEDS", "POST", "RECEIVE", "SEND", "WAIT", "Program", "Size", "programs_of"]
@@ -26,16 +26,25 @@ SEND, POST, RECEIVE, WAIT = range(4, 8)
 class Size:
     """How many of everything a schedule has."""
 
-    num_ranks: int
-    num_local: int
-    """stages of every rank"""
+    owners: tuple[int, ...]
+    """the rank of every stage"""
     num_microbatches: int
     training: bool
 
     @property
     def num_stages(self) -> int:
         """Number of virtual stages V."""
-        return self.num_ranks * self.num_local
+        return len(self.owners)
+
+    @property
+    def num_ranks(self) -> int:
+        """Number of ranks R."""
+        return max(self.owners) + 1
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every rank has the one stage of its number."""
+        return self.owners == tuple(range(len(self.owners)))
 
     def value(self, act: int, sender: int, microbatch: int) -> list[tuple[int, int]]:
         """An instruction about a value on its way from ``sender`` to the next stage; [] if there is none."""
@@ -98,16 +107,13 @@ def _fused(size: Size, s: int) -> list[tuple[int, int]]:
     return program + size.gradient(WAIT, s, num - 1)
 
 
-def _looped(schedule: ScheduleName, size: Size) -> list[list[tuple[int, int]]]:
-    """Interleaved schedules: torch's ``_add_send_recv``, which posts a receive where it schedules the send."""
-    rounds = num_rounds(size.num_ranks, size.num_microbatches)
-    if size.num_microbatches % rounds:
-        raise ValueError(f"{schedule} on {size.num_ranks} devices cannot run {size.num_microbatches} micro-batches: "
-                         f"they have to be a multiple of {rounds}")
-    left = [
-        list(reversed(ORDERS[schedule](rank, size.num_ranks, size.num_local, size.num_microbatches)))
-        for rank in range(size.num_ranks)
-    ]
+def _lowered(schedule: ScheduleName, size: Size) -> list[list[tuple[int, int]]]:
+    """Torch's runtime: its ``_add_send_recv`` posts a receive where it schedules the send.
+
+    Inference has GPipe's forwards and no backward.
+    """
+    orders = orders_of(schedule if size.training else "gpipe", size.owners, size.num_microbatches)
+    left = [[a for a in reversed(order) if size.training or a.deed == "forward"] for order in orders]
     programs: list[list[tuple[int, int]]] = [[] for _ in left]
     done: set[tuple[bool, int, int]] = set()
     while any(left):
@@ -135,29 +141,25 @@ def _lower(
     forward = action.deed == "forward"
     message = size.value if forward else size.gradient
     other = stage + (1 if forward else -1)
-    moves = size.num_ranks > 1 and action.deed != "weight"
-    if moves:
-        programs[rank] += message(RECEIVE, stage - (1 if forward else -1), m)
+    before = stage - (1 if forward else -1)
+    if action.deed != "weight" and 0 <= before < size.num_stages and size.owners[before] != rank:
+        programs[rank] += message(RECEIVE, before, m)
     programs[rank] += size.compute(action.deed, stage, m)
-    if moves and message(SEND, stage, m):
+    if action.deed != "weight" and 0 <= other < size.num_stages and size.owners[other] != rank:
         programs[rank] += message(SEND, stage, m)
-        programs[other % size.num_ranks] += message(POST, stage, m)
+        programs[size.owners[other]] += message(POST, stage, m)
     done.add((forward, stage, m) if action.deed != "weight" else (forward, -1 - stage, m))
 
 
-PROGRAMS: dict[ScheduleName, Callable[[Size], list[list[tuple[int, int]]]]] = {
-    "gpipe": _gpipe,
-    "1f1b": _one_forward_one_backward,
-    "interleaved": lambda size: _looped("interleaved", size),
-    "zero-bubble": lambda size: _looped("zero-bubble", size),
+STOCK: dict[ScheduleName, Callable[[Size], list[list[tuple[int, int]]]]] = {
+    "gpipe": _gpipe, "1f1b": _one_forward_one_backward,
 }
+"""torch's schedules of one stage per rank, which have their own way to send; all others go through its runtime"""
 
 
 @lru_cache(maxsize=32)
 def programs_of(schedule: ScheduleName, size: Size) -> tuple[Program, ...]:
-    """The program of every rank.
-
-    Raises:
-        ValueError: the schedule cannot run so many micro-batches.
-    """
-    return tuple(tuple(program) for program in PROGRAMS[schedule](size))
+    """The program of every rank; inference has one order of micro-batches, whatever the schedule's name."""
+    name: ScheduleName = schedule if size.training else "gpipe"
+    programs = STOCK[name](size) if size.is_plain and name in STOCK else _lowered(name, size)
+    return tuple(tuple(program) for program in programs)

@@ -17,7 +17,7 @@ from autopart.planning.windows import keeping_rows, prove_by_windows
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
-from autopart.schema.plan import Proof
+from autopart.schema.plan import Least, Proof
 from autopart.schema.problem import Candidate
 
 __all__ = [
@@ -43,6 +43,8 @@ class Optimum:
     remark: str
     """why another solver than the first was asked, else empty"""
     merged: bool
+    least_bound: float | None = None
+    """of what is made least, where that is not time"""
 
 
 def allowed_candidates(candidates: tuple[Candidate, ...], job: Job) -> tuple[Candidate, ...]:
@@ -108,7 +110,10 @@ def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort
 def find_optimum(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
 ) -> Optimum:
-    """The best plans of the candidates and a bound over all of them: dynamic program first, integer programs then."""
+    """The fastest plans of the candidates and a bound over all of them: dynamic program first, integer programs then.
+
+    With ``job.max_step_seconds`` nothing slower is looked into: where no option is that fast, the bound says so.
+    """
     problems = [(candidate, each) for candidate in candidates for each in instances_of(candidate, cluster, job)]
     num_steps = 2 * len(problems)
     found: list[list[Option]] = []
@@ -117,6 +122,7 @@ def find_optimum(
         instance, path = _start(instance)
         problems[done] = (candidate, instance)
         found.append(options_of(candidate, cluster, job, instance, path))
+    cutoff = (job.max_step_seconds or math.inf) * (1 + effort.gap) * (1 + 1e-9)
     best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
     options = [option for each in found for option in each]
     certificates: list[Certificate] = []
@@ -124,10 +130,12 @@ def find_optimum(
         progress("planning", len(problems) + done, num_steps)
         candidate, instance = problems[index]
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
+        incumbent = min(incumbent, cutoff)
         if instance.merged and instance.repeats and math.isfinite(incumbent):
             instance = refined(candidate, cluster, job, instance, incumbent)
             problems[index] = (candidate, instance)
-        if is_large(instance):
+        if is_large(instance) or (instance.prices and instance.repeats):
+            # C9 is a knapsack, which makes integer programs slow, and not the windows' dynamic program
             certificate = prove_by_windows(instance, incumbent, effort)
         else:
             certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
@@ -142,7 +150,7 @@ def _collect(options: list[Option], instances: list[Instance], certificates: lis
     merged = any(instance.merged for instance in instances)
     over = "cuts between items of merged layers" if merged else "all legal cuts"
     method = "threshold path programs" if closed else "device prices and fractional balance (time limit)"
-    if any(is_large(instance) for instance in instances):
+    if any(is_large(instance) or (instance.prices and instance.repeats) for instance in instances):
         method = "windows of the largest stage time" if closed else "windows of the largest stage time, some left open"
     return Optimum(
         options=tuple(options),
@@ -156,15 +164,16 @@ def _collect(options: list[Option], instances: list[Instance], certificates: lis
     )
 
 
-def proof_of(option: Option, optimum: Optimum, job: Job, solve_seconds: float) -> Proof:
-    """How good an option is by the bound."""
+def proof_of(option: Option, optimum: Optimum, job: Job, solve_seconds: float, least: Least | None = None) -> Proof:
+    """How good an option is by the bound; ``least``: of what is made least, where that is not time."""
     objective = option.objective_seconds
     bound = min(optimum.bound_seconds, objective)
-    gap = objective / bound - 1 if bound > 0 else math.inf
+    value, below = (objective, bound) if least is None else (least.value, least.bound)
+    gap = value / below - 1 if below > 0 else 0.0 if value <= below else math.inf
     proven = optimum.closed and gap <= max(job.gap, 2 * SMALLEST_GAP)
     outcome: str = "unproven-baseline" if job.method != "optimal" else "proven" if proven else "feasible"
     return Proof(
         objective_seconds=objective, bound_seconds=bound, bound=optimum.bound, gap=gap,
         outcome=outcome,  # type: ignore[arg-type]  # one of the three words above
-        solver=optimum.solver, solve_seconds=solve_seconds,
+        solver=optimum.solver, solve_seconds=solve_seconds, least=least,
     )

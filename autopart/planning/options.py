@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.planning.arcs import Instance
 from autopart.planning.chain import Path
@@ -13,7 +13,7 @@ from autopart.schema.device import Cluster
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 
-__all__ = ["Option", "evaluate", "layout_of", "rank", "schedules"]
+__all__ = ["LOOPED", "Option", "evaluate", "layout_of", "rank", "schedules"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +39,20 @@ class Option:
             )
             for cost in self.costs
         )
-        return step_seconds(times, self.layout.schedule, self.layout.num_microbatches, training=self.training)
+        layout = self.layout
+        return step_seconds(
+            times, layout.schedule, layout.num_microbatches, training=self.training, ranks=layout.ranks
+        )
 
     def busy_seconds(self, stage: int) -> float:
         """Computing of one stage in a step: forward, backward and optimizer, not receiving."""
         cost = self.costs[stage]
         each = cost.forward_seconds + cost.backward_seconds
         return self.layout.num_microbatches * each + cost.optimizer_seconds
+
+
+LOOPED: frozenset[ScheduleName] = frozenset({"interleaved", "looped-bfs", "zero-bubble"})
+"""schedules under which a device may own several stages; their objective is the simulated step"""
 
 
 def schedules(job: Job) -> tuple[ScheduleName, ...]:
@@ -62,7 +69,7 @@ def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -
         KeyError: two neighbouring stages lie on devices that no link connects.
     """
     costs = layout_costs(candidate, cluster, job, layout)
-    return Option(
+    option = Option(
         candidate=candidate,
         layout=layout,
         costs=costs,
@@ -70,6 +77,8 @@ def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -
         objective_seconds=objective_seconds(costs, layout.num_microbatches, latency=job.objective == "latency"),
         misfit=misfit(costs, layout),
     )
+    # the formula is of one stage per device and a backward in one piece
+    return replace(option, objective_seconds=option.step_seconds) if layout.schedule in LOOPED else option
 
 
 def layout_of(instance: Instance, path: Path, schedule: ScheduleName) -> Layout:

@@ -147,6 +147,7 @@ def shared_facts(facts: StageFacts, way: Way) -> StageFacts:
         saved=per_sample(saved), alive=per_sample(facts.alive), later_pass=later_pass,
         first_pass=trainable + later_pass,
         loss_saved=per_sample(facts.loss_saved), loss_backward=per_sample(facts.loss_backward),
+        cache_per_token=per_tensor(facts.cache_per_token),
         kept=per_sample(facts.kept), incoming=per_sample(facts.incoming),
         incoming_gradient=per_sample(facts.incoming_gradient), outgoing=per_sample(facts.outgoing),
         outgoing_gradient=per_sample(facts.outgoing_gradient),

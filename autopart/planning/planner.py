@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning.advice import reasons, verdict_of, warnings_of
@@ -13,8 +13,11 @@ from autopart.planning.baselines import BASELINES, best_single_device, evaluate_
 from autopart.planning.bounds import Effort
 from autopart.planning.check import check
 from autopart.planning.infeasible import infeasibility
-from autopart.planning.optimum import SMALLEST_GAP, allowed_candidates, find_optimum, proof_of
-from autopart.planning.options import Option, rank
+from autopart.planning.looped import MOST_ROUNDS, check_looped, find_looped, is_looped
+from autopart.planning.objectives import SEARCHES, beyond_limits, least_of
+from autopart.planning.optimum import SMALLEST_GAP, Optimum, allowed_candidates, proof_of
+from autopart.planning.options import Option
+from autopart.planning.quantities import choose, keeps_limits, with_rents
 from autopart.planning.wishes import check_wishes
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster
@@ -30,35 +33,32 @@ def plan(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, *,
     clock: Callable[[], float] = time.perf_counter, progress: Progress = silent,
 ) -> Plan:
-    """The fastest plan that fits, over all candidates, with a bound on how good it is.
+    """The plan with least of what the job wants (time, unless said), over all candidates, and a bound on all plans.
 
     With ``job.microbatches`` set only candidates of that count become the plan; others serve as single-device
     baseline and as suggestions.  The result has passed ``check``.
 
     Raises:
-        UsageError: the candidates do not fit the job or the cluster.
-        InfeasibleError: nothing fits; the message has the shortage and a change that helps.
+        UsageError: the candidates do not fit the job or the cluster, or a rent is wanted that is not known.
+        InfeasibleError: nothing fits or keeps the limits; the message has the shortage and a change that helps.
     """
     _validate(candidates, cluster, job)
-    started = clock()
+    cluster, started = with_rents(cluster, job), clock()
     effort = _effort(job, len(cluster.devices), clock)
     allowed = allowed_candidates(candidates, job)
-    optimum = find_optimum(allowed, cluster, job, effort, progress)
+    search = find_looped if is_looped(job) else SEARCHES[job.objective]
+    optimum = search(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
-    rivals = _rivals(candidates, allowed, cluster, job)
-    wishes = job.pins or job.forbidden or job.together
-    simpler = () if wishes and job.method == "optimal" else rivals.splits.values()
-    pool = [*optimum.options, *(o for o in simpler if o is not None and not o.misfit)]
-    if not pool and not optimum.closed:
-        raise InfeasibleError(
-            f"no plan was found within {format_seconds(job.time_limit_seconds)}, nor was it proven that none fits; "
-            "give a longer --time-limit, fewer kinds of devices, or larger ones"
-        )
+    rivals = _rivals(candidates, allowed, cluster, _with_stages_of_their_own(job, cluster))
+    pool = _pool(optimum, rivals, cluster, job)
     if not pool:
-        raise infeasibility(candidates, allowed, cluster, job, effort)
-    chosen = min(pool, key=lambda option: rank(option, job)) if job.method == "optimal" else _prescribed(rivals, job)
+        raise _none(candidates, allowed, cluster, job, effort, optimum)
+    chosen = (
+        choose(pool, cluster, job, optimum.least_bound) if job.method == "optimal"
+        else _prescribed(rivals, cluster, job)
+    )
     baselines = _summaries(rivals, chosen.step_seconds)
-    proof = proof_of(chosen, optimum, job, solve_seconds)
+    proof = proof_of(chosen, optimum, job, solve_seconds, least_of(chosen, optimum, cluster, job))
     excluded = reasons(chosen, cluster, job, proof)
     result = assemble(
         chosen, cluster, job, proof=proof, baselines=baselines, excluded=excluded,
@@ -79,8 +79,7 @@ def _effort(job: Job, num_devices: int, clock: Callable[[], float]) -> Effort:
 
 
 def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> None:
-    if job.schedule in ("interleaved", "zero-bubble"):
-        raise UsageError(f"--schedule {job.schedule} can be simulated, but not be planned yet; use 1f1b or gpipe")
+    check_looped(job)
     if not candidates:
         raise UsageError("there is nothing to plan: no micro-batch count was traced; give --microbatches")
     if len({candidate.num_microbatches for candidate in candidates}) != len(candidates):
@@ -99,7 +98,8 @@ def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> 
     if not allowed_candidates(candidates, job):
         counts = sorted(candidate.num_microbatches for candidate in candidates)
         raise UsageError(f"no candidate has {job.microbatches} micro-batches; there are {counts}")
-    most = min(len(cluster.devices), len(set(candidates[0].graph.legal_cuts)) + 1)
+    places = len(cluster.devices) * (MOST_ROUNDS if is_looped(job) else 1)
+    most = min(places, len(set(candidates[0].graph.legal_cuts)) + 1)
     if job.stages is not None and job.stages > most:
         raise UsageError(
             f"{job.stages} stages cannot be made of {len(cluster.devices)} devices and "
@@ -124,6 +124,11 @@ class _Rivals:
     single: Option
 
 
+def _with_stages_of_their_own(job: Job, cluster: Cluster) -> Job:
+    """Simpler ways have one stage per device: where more are asked for, as many as they like."""
+    return replace(job, stages=None) if (job.stages or 0) > len(cluster.devices) else job
+
+
 def _rivals(
     candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job
 ) -> _Rivals:
@@ -136,16 +141,45 @@ def _rivals(
     )
 
 
+def _pool(optimum: Optimum, rivals: _Rivals, cluster: Cluster, job: Job) -> list[Option]:
+    """What the plan is chosen from: what the search met, and simpler ways, which do not know wishes."""
+    wishes = job.pins or job.forbidden or job.together
+    simpler = () if wishes and job.method == "optimal" else rivals.splits.values()
+    pool = [*optimum.options, *(o for o in simpler if o is not None and not o.misfit)]
+    wanted = (option for option in pool if job.stages in (None, option.layout.num_stages))
+    return [option for option in wanted if keeps_limits(option, cluster, job)]
+
+
+def _none(
+    candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort,
+    optimum: Optimum,
+) -> InfeasibleError:
+    """The error to raise where there is no plan."""
+    patient = replace(effort, deadline=effort.clock() + job.time_limit_seconds)
+    limits = beyond_limits(allowed, cluster, job, patient)
+    if limits is not None:
+        return limits
+    if not optimum.closed:
+        return InfeasibleError(
+            f"no plan was found within {format_seconds(job.time_limit_seconds)}, nor was it proven that none fits; "
+            "give a longer --time-limit, fewer kinds of devices, or larger ones"
+        )
+    free = replace(job, max_step_seconds=None, max_usd_per_hour=None)
+    return infeasibility(candidates, allowed, cluster, free, effort)
+
+
 def _summaries(rivals: _Rivals, step_seconds: float) -> tuple[Baseline, ...]:
     splits = (summarise(method, option, step_seconds) for method, option in rivals.splits.items())
     return (summarise("single-device", rivals.single, step_seconds), *splits)
 
 
-def _prescribed(rivals: _Rivals, job: Job) -> Option:
+def _prescribed(rivals: _Rivals, cluster: Cluster, job: Job) -> Option:
     """The option of the baseline that the job asks for."""
     option = rivals.splits[job.method]
     if option is None:
         raise InfeasibleError(f"method '{job.method}' makes no plan on these devices; use --method optimal")
     if option.misfit:
         raise InfeasibleError(f"method '{job.method}' does not fit: {option.misfit}; use --method optimal, which does")
+    if not keeps_limits(option, cluster, job):
+        raise InfeasibleError(f"method '{job.method}' does not keep the limits of time or price; use --method optimal")
     return option

@@ -5,6 +5,8 @@ C7 of the path program go into the objective and a shortest path is left (Geoffr
 
     L(p, q) = shortest path under weight_a + r_a p[g_a] + q  -  sum p[g] n[g]  -  q N     <= S(b)
 
+A budget (C9) is one more row, of devices in units of the mean rent: the price of a device has a part for its rent.
+
 1F1B's memory (row C6) is kept exactly (see ``network``).  An arc whose best path costs more than a known target is in
 no plan that beats it.
 """
@@ -43,12 +45,13 @@ def price_arcs(
     if not len(arcs):
         return nothing
     network = network_of(instance, arcs)
-    most = np.asarray(instance.counts, dtype=np.float64)
-    least = np.asarray(at_least or (0,) * instance.num_groups, dtype=np.float64)
-    prices, extra, step = np.zeros(instance.num_groups), 0.0, 1.0
+    amounts, most = _rows(instance)
+    least = np.zeros(len(most))
+    least[: instance.num_groups] = at_least or 0.0
+    prices, extra, step = np.zeros(len(most)), 0.0, 1.0
     best, best_weights, paid_at_best, lengths = -np.inf, arcs.weight, 0.0, np.full(len(arcs), -np.inf)
     for number in range(num_rounds):
-        weights = arcs.weight + prices[arcs.group] * network.devices + extra
+        weights = arcs.weight + (prices @ amounts)[arcs.group] * network.devices + extra
         distance, leave = to_end(network, weights)
         length = float(distance[network.start].min())
         if not np.isfinite(length):
@@ -61,7 +64,7 @@ def price_arcs(
         if bound > best:
             best, best_weights, paid_at_best = bound, weights, paid
         path = shortest_path(network, distance, leave)
-        used = np.bincount(arcs.group[path], weights=network.devices[path], minlength=instance.num_groups)
+        used = amounts @ np.bincount(arcs.group[path], weights=network.devices[path], minlength=instance.num_groups)
         slope = np.where(prices > 0, used - most, np.where(used > most, used - most, np.minimum(used - least, 0.0)))
         lack = float(len(path)) - instance.num_stages if instance.num_stages is not None else 0.0
         norm = float((slope**2).sum()) + lack**2
@@ -74,6 +77,15 @@ def price_arcs(
     distance, _ = to_end(network, best_weights)
     lengths = np.maximum(lengths, through(network, best_weights, distance) - paid_at_best)
     return Priced(bound=best * (1 - 1e-9), through=lengths * (1 - 1e-9))
+
+
+def _rows(instance: Instance) -> tuple[Floats, Floats]:
+    """What one device of every group takes of every row with a price, and how much there is."""
+    amounts, most = np.eye(instance.num_groups), np.asarray(instance.counts, dtype=np.float64)
+    mean = float(np.mean(instance.prices)) if instance.prices else 0.0
+    if not mean:
+        return amounts, most
+    return np.vstack([amounts, np.asarray(instance.prices) / mean]), np.append(most, instance.budget / mean)
 
 
 def _clip(prices: Floats, least: Floats) -> Floats:

@@ -6,8 +6,6 @@ out before they are made.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from autopart.planning.arcs import Instance, build_instance
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -20,8 +18,7 @@ FINE_BOUNDARIES = 1200
 
 def refined(candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, incumbent: float) -> Instance:
     """The instance at all legal cuts, without the stages that are too long for a plan better than the incumbent."""
-    fine = build_instance(
+    return build_instance(
         candidate, cluster, job, instance.schedule, limit=FINE_BOUNDARIES,
         below_seconds=incumbent / (instance.repeats + 1),
     )
-    return replace(fine, prices=instance.prices, budget=instance.budget)

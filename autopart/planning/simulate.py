@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import heappop, heappush
 
+from autopart.orders import orders_of
 from autopart.planning.messages import DEEDS, RECEIVE, SEND, WAIT, Program, Size, programs_of
-from autopart.planning.orders import ORDERS, Deed
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
 from autopart.schema.timeline import Event, EventKind, Timeline
@@ -53,20 +53,23 @@ class StageTimes:
     exchanges_with: tuple[int, ...] = ()
 
 
-def warmup(schedule: ScheduleName, num_stages: int, num_microbatches: int, training: bool) -> tuple[int, ...]:
+def warmup(
+    schedule: ScheduleName, num_stages: int, num_microbatches: int, training: bool, ranks: tuple[int, ...] | None = None
+) -> tuple[int, ...]:
     """Forward micro-batches of every stage before its first backward; zeros for inference."""
+    owners = ranks or tuple(range(num_stages))
     if not training:
         return (0,) * num_stages
     if schedule == "gpipe":
         return (num_microbatches,) * num_stages
-    if schedule == "1f1b":
+    if schedule == "1f1b" and owners == tuple(range(num_stages)):
         return tuple(min(num_microbatches, num_stages - index) for index in range(num_stages))
-    orders = (ORDERS[schedule](rank, num_stages, 1, num_microbatches) for rank in range(num_stages))
-    return tuple([action.deed for action in order].index(_first_backward(schedule)) for order in orders)
-
-
-def _first_backward(schedule: ScheduleName) -> Deed:
-    return "input" if schedule == "zero-bubble" else "backward"
+    found = []
+    orders = orders_of(schedule, owners, num_microbatches)
+    for stage, rank in enumerate(owners):
+        deeds = [action.deed for action in orders[rank] if action.stage == stage]
+        found.append(next(index for index, deed in enumerate(deeds) if deed != "forward"))
+    return tuple(found)
 
 
 @dataclass(slots=True)
@@ -128,7 +131,7 @@ class _Run:
             start, sent, message = heappop(self.ready)
             gradient, sender = divmod(message // num, num_stages)
             target = sender - 1 if gradient else sender + 1
-            one, other = sender % self.size.num_ranks, target % self.size.num_ranks
+            one, other = self.size.owners[sender], self.size.owners[target]
             link = (one, other) if one < other else (other, one)
             free = self.link_free.get(link, 0.0)
             if free > start:
@@ -176,47 +179,40 @@ def _updates(run: _Run, times: tuple[StageTimes, ...]) -> list[Row]:
     """The optimizers; stages that share a tied weight wait for one another first."""
     if not run.size.training:
         return []
-    num_ranks = run.size.num_ranks
-    through = list(run.clock)
+    owners, through = run.size.owners, list(run.clock)
     rows: list[Row] = []
     for stage, each in enumerate(times):
-        rank = stage % num_ranks
-        start = max([run.clock[rank], *(through[other % num_ranks] for other in each.exchanges_with)])
+        rank = owners[stage]
+        start = max([run.clock[rank], *(through[owners[other]] for other in each.exchanges_with)])
         run.clock[rank] = start + each.optimizer_seconds
         rows.append((stage, UPDATE, -1, start, run.clock[rank]))
     return rows
 
 
-def _size(times: tuple[StageTimes, ...], num_microbatches: int, training: bool, stages_per_device: int) -> Size:
-    assert len(times) % stages_per_device == 0, "every device has the same number of stages"
-    return Size(
-        num_ranks=len(times) // stages_per_device, num_local=stages_per_device, num_microbatches=num_microbatches,
-        training=training,
-    )
+def _size(
+    times: tuple[StageTimes, ...], num_microbatches: int, training: bool, ranks: tuple[int, ...] | None
+) -> Size:
+    owners = ranks or tuple(range(len(times)))
+    return Size(owners=owners, num_microbatches=num_microbatches, training=training)
 
 
 @lru_cache(maxsize=256)
 def step_seconds(
     times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
-    stages_per_device: int = 1,
+    ranks: tuple[int, ...] | None = None,
 ) -> float:
     """How long the step that ``run_schedule`` draws takes; quicker, for it keeps no events."""
-    size = _size(times, num_microbatches, training, stages_per_device)
-    run = _simulate(times, schedule, size, record=False)
+    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks), record=False)
     computed = max(run.clock)
     return max([computed, *(row[4] for row in _updates(run, times))])
 
 
 def run_schedule(
     times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
-    stages_per_device: int = 1,
+    ranks: tuple[int, ...] | None = None,
 ) -> Timeline:
-    """The timeline of one step; of R devices with several stages each, device r has stages r, r + R, r + 2 R, ...
-
-    Raises:
-        ValueError: the schedule cannot run so many micro-batches.
-    """
-    run = _simulate(times, schedule, _size(times, num_microbatches, training, stages_per_device), record=True)
+    """The timeline of one step; ``ranks`` is the device of every stage, None: one stage per device."""
+    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks), record=True)
     assert run.rows is not None, "rows were asked for"
     events = [_event(row) for row in (*run.rows, *_updates(run, times))]
     events.sort(key=lambda event: (event.stage, event.start_seconds, event.end_seconds))
@@ -250,5 +246,6 @@ def simulate(plan: Plan) -> Timeline:
         for stage in plan.stages
     )
     return run_schedule(
-        times, plan.schedule.name, plan.schedule.num_microbatches, training=plan.job.mode == "train"
+        times, plan.schedule.name, plan.schedule.num_microbatches, training=plan.job.mode == "train",
+        ranks=plan.ranks,
     )

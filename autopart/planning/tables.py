@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autopart.planning.kvcache import layer_cache_bytes
 from autopart.planning.memory import StageFacts, full_bytes, loss_of
 from autopart.planning.memorywalk import layer_needs, passes_table
 from autopart.schema.device import Link
@@ -123,7 +124,14 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
         alive=walked.alive, first_pass=walked.first, later_pass=walked.later, replay=walked.replay,
         loss_saved=is_last * loss.saved_bytes,
         loss_backward=is_last * loss.backward_bytes,
+        cache_per_token=_between(layer_cache_bytes(graph), boundaries),
     )
+
+
+def _between(amounts: Sequence[int], boundaries: tuple[int, ...]) -> Ints:
+    """Entry [a, b]: sum of the layers from boundary a to boundary b."""
+    sums = np.concatenate(([0], np.cumsum(np.asarray(amounts, dtype=np.int64))))[list(boundaries)]
+    return sums[None, :] - sums[:, None]
 
 
 def _take_layer(

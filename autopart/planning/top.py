@@ -9,35 +9,29 @@ from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning.groups import group_devices
+from autopart.planning.looped import is_looped
 from autopart.planning.planner import plan
 from autopart.progress import Progress, silent
+from autopart.schema.alternatives import Alternative
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import Excluded, Plan
 from autopart.schema.problem import Candidate
 from autopart.units import format_bytes, format_seconds
 
-__all__ = ["Alternative", "plan_top"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alternative:
-    """A plan beside the best one."""
-
-    plan: Plan
-    trade: str
-    """what it gives up against the best plan, and what it saves, in words"""
+__all__ = ["plan_top"]
 
 
 def plan_top(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, num_plans: int, *,
-    clock: Callable[[], float] = time.perf_counter, progress: Progress = silent,
+    best: Plan | None = None, clock: Callable[[], float] = time.perf_counter, progress: Progress = silent,
 ) -> tuple[Alternative, ...]:
     """At most ``num_plans`` plans, the best first, no two with as many devices of each group, stages and micro-batches.
 
     Every plan but the first is the best one, with its own proof, of the problem less something that a better one uses:
     a device of a group, a stage, a micro-batch count or a schedule.  So the second is the best of all plans that differ
     from the first in one of these; later ones are the best among what such steps lead to.  The time limit is for each.
+    The best one may be handed in, if it is known.
 
     Raises:
         UsageError: the candidates do not fit the job or the cluster, or no plan is asked for.
@@ -45,7 +39,10 @@ def plan_top(
     """
     if num_plans < 1:
         raise UsageError(f"at least one plan has to be asked for, not {num_plans}; give --top 1 or more")
-    best = plan(candidates, cluster, job, clock=clock, progress=progress)
+    if num_plans > 1 and is_looped(job):
+        raise UsageError(f"--schedule {job.schedule} is planned without alternatives; leave --top away")
+    best = best or plan(candidates, cluster, job, clock=clock, progress=progress)
+    cluster = best.cluster
     found, waiting = {_character(best, cluster): best}, _Waiting(cluster=cluster)
     ranked = [best]
     for place in range(1, num_plans):
@@ -58,7 +55,7 @@ def plan_top(
         left = [each for each in found.values() if each not in ranked]
         if not left:
             break
-        ranked.append(min(left, key=lambda each: each.prediction.step_seconds))
+        ranked.append(min(left, key=_worth))
     return tuple(Alternative(plan=each, trade=_trade(best, each)) for each in ranked)
 
 
@@ -102,10 +99,10 @@ def _less(of: Plan, candidates: tuple[Candidate, ...], cluster: Cluster, job: Jo
     named = {device for _, device in (*job.pins, *job.forbidden)}
     for group in group_devices(cluster, frozenset(named)):
         inside = [device for device in group.devices if device.name in used]
-        if inside and inside[-1].name not in named and len(used) > 1:
+        if inside and inside[-1].name not in named:
             drop = {inside[-1].name, *(device.name for device in group.devices if device.name not in used)}
             rest = tuple(device for device in cluster.devices if device.name not in drop)
-            if (job.stages or 1) <= len(rest):
+            if rest and (job.stages or 1) <= len(rest):
                 yield _Variant(candidates=candidates, cluster=replace(cluster, devices=rest), job=job)
     if job.stages is None and len(of.stages) > 1:
         yield _Variant(candidates=candidates, cluster=cluster, job=replace(job, stages=len(of.stages) - 1))
@@ -131,6 +128,12 @@ def _solve(variant: _Variant, cluster: Cluster, job: Job, clock: Callable[[], fl
     order = {device.name: number for number, device in enumerate(cluster.devices)}
     excluded = sorted((*made.excluded, *left_out), key=lambda each: order[each.device])
     return replace(made, cluster=cluster, excluded=tuple(excluded))
+
+
+def _worth(of: Plan) -> tuple[float, float]:
+    """What plans are ranked by: what the job wants least, then time."""
+    seconds = of.proof.objective_seconds if of.job.objective == "latency" else of.prediction.step_seconds
+    return (seconds if of.proof.least is None else of.proof.least.value, seconds)
 
 
 def _character(of: Plan, cluster: Cluster) -> tuple[object, ...]:

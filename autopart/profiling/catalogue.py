@@ -19,7 +19,7 @@ from autopart.errors import DeviceError
 from autopart.schema.device import Cluster, Figure, Kind, LinkKind, Peak
 from autopart.units import parse_bytes, parse_bytes_per_second, parse_flops_per_second, parse_seconds
 
-__all__ = ["kind", "kind_called_by_torch", "kind_in", "kinds", "link_kind", "link_kinds"]
+__all__ = ["kind", "kind_called_by_torch", "kind_in", "kinds", "link_kind", "link_kinds", "read_shipped"]
 
 MEMORY_TOLERANCE = 0.12
 """A card reports this much more or less memory than its data sheet says (ECC, GB for GiB)."""
@@ -80,7 +80,7 @@ def kinds() -> tuple[Kind, ...]:
 @cache
 def link_kinds() -> tuple[LinkKind, ...]:
     """All link kinds of the catalogue, in the order of the file."""
-    file = _LinkFile.model_validate(_read_yaml("links.yaml"))
+    file = _LinkFile.model_validate(read_shipped("links.yaml"))
     return tuple(
         LinkKind(
             name=row.name,
@@ -155,10 +155,11 @@ def kind_called_by_torch(torch_name: str, memory_bytes: int) -> Kind | None:
 
 @cache
 def _kind_file() -> _KindFile:
-    return _KindFile.model_validate(_read_yaml("devices.yaml"))
+    return _KindFile.model_validate(read_shipped("devices.yaml"))
 
 
-def _read_yaml(name: str) -> object:
+def read_shipped(name: str) -> object:
+    """The content of a YAML file in profiles/, which lies inside the installed package."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast, where libyaml was there
     content: object = yaml.load((_profiles() / name).read_text(encoding="utf-8"), Loader=loader)
     return content

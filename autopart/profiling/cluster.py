@@ -11,6 +11,7 @@ from autopart.profiling.catalogue import kind
 from autopart.profiling.clusterfile import read_cluster_file
 from autopart.profiling.devicelist import read_devices
 from autopart.profiling.linkrules import assumed_links
+from autopart.profiling.overheads import with_reserve
 from autopart.profiling.ownkinds import own_kinds
 from autopart.schema.device import Cluster, Device, Kind
 from autopart.units import format_bytes, parse_bytes
@@ -22,6 +23,7 @@ def read_cluster(
     devices: str | Sequence[str] | Cluster | None = None,
     *,
     max_memory: str | Sequence[str] = (),
+    reserve: str | Sequence[str] = (),
     cluster_file: Path | None = None,
     folder: Path | None = None,
 ) -> Cluster:
@@ -34,6 +36,7 @@ def read_cluster(
     Args:
         devices: a comma list or several (see ``read_devices``), a cluster, or None for all that is here.
         max_memory: caps, ``cuda:0=20GiB`` for a device or ``t4=12GiB`` for all of a kind; a comma list or several.
+        reserve: what is left to others, a desktop or another job: ``cuda:0=3GiB``, in the same words.
         cluster_file: a YAML file instead of ``devices``.
         folder: the model's, where kinds of the user's own may lie (see ``own_kinds``).
 
@@ -54,7 +57,9 @@ def read_cluster(
         cluster = Cluster(devices=read, kinds=kinds_used(own, read))
     assumed = tuple(link for link in assumed_links(cluster) if link not in cluster.links)
     covered = dataclasses.replace(cluster, links=cluster.links + assumed)
-    return _with_caps(covered, _read_caps(max_memory))
+    kept = _by_device(covered, _read_sizes(reserve, "reserve", "left"), "reserve")
+    left = tuple(with_reserve(each, kept[each.name]) if each.name in kept else each for each in covered.devices)
+    return _with_caps(dataclasses.replace(covered, devices=left), _read_sizes(max_memory, "memory cap", "capped"))
 
 
 def kinds_used(own: Sequence[Kind], devices: Sequence[Device]) -> tuple[Kind, ...]:
@@ -63,31 +68,36 @@ def kinds_used(own: Sequence[Kind], devices: Sequence[Device]) -> tuple[Kind, ..
     return tuple(kind for kind in own if kind.name in names)
 
 
-def _read_caps(max_memory: str | Sequence[str]) -> Mapping[str, int]:
-    lists = (max_memory,) if isinstance(max_memory, str) else tuple(max_memory)
-    caps: dict[str, int] = {}
+def _read_sizes(words: str | Sequence[str], what: str, done: str) -> Mapping[str, int]:
+    lists = (words,) if isinstance(words, str) else tuple(words)
+    sizes: dict[str, int] = {}
     for word in (word.strip() for part in lists for word in part.split(",")):
         name, equals, size = (part.strip() for part in word.partition("="))
         if not name or not equals:
-            raise UsageError(f"the memory cap {word!r} must be DEVICE=SIZE; write for example cuda:0=20GiB or t4=12GiB")
-        if name in caps:
-            raise UsageError(f"the memory of {name} is capped twice; keep one of the caps")
-        caps[name] = parse_bytes(size)
-    return caps
+            raise UsageError(f"the {what} {word!r} must be DEVICE=SIZE; write for example cuda:0=20GiB or t4=12GiB")
+        if name in sizes:
+            raise UsageError(f"the memory of {name} is {done} twice; keep one of the {what}s")
+        sizes[name] = parse_bytes(size)
+    return sizes
+
+
+def _by_device(cluster: Cluster, sizes: Mapping[str, int], what: str) -> Mapping[str, int]:
+    """Device → size; a device's own goes before that of its kind."""
+    by_name = {name: size for name, size in sizes.items() if any(device.name == name for device in cluster.devices)}
+    by_kind = {_kind_meant(name, cluster, what): size for name, size in sizes.items() if name not in by_name}
+    both = {device.name: by_name.get(device.name, by_kind.get(device.kind)) for device in cluster.devices}
+    return {name: size for name, size in both.items() if size is not None}
 
 
 def _with_caps(cluster: Cluster, caps: Mapping[str, int]) -> Cluster:
-    """Caps of kinds first, so that a cap of a device outdoes that of its kind."""
-    by_name = {name: cap for name, cap in caps.items() if any(device.name == name for device in cluster.devices)}
-    by_kind = {_kind_meant(name, cluster): cap for name, cap in caps.items() if name not in by_name}
+    meant = _by_device(cluster, caps, "memory cap")
     capped = tuple(
-        _with_cap(device, cap) if (cap := by_name.get(device.name, by_kind.get(device.kind))) else device
-        for device in cluster.devices
+        _with_cap(device, meant[device.name]) if device.name in meant else device for device in cluster.devices
     )
     return dataclasses.replace(cluster, devices=capped)
 
 
-def _kind_meant(name: str, cluster: Cluster) -> str:
+def _kind_meant(name: str, cluster: Cluster, what: str) -> str:
     kinds = {device.kind for device in cluster.devices}
     if name in kinds:
         return name
@@ -97,7 +107,7 @@ def _kind_meant(name: str, cluster: Cluster) -> str:
         meant = ""
     if meant not in kinds:
         names = ", ".join(dict.fromkeys(device.name for device in cluster.devices[:12]))
-        raise UsageError(f"the memory cap of {name!r} fits no device; devices are {names}")
+        raise UsageError(f"the {what} of {name!r} fits no device; devices are {names}")
     return meant
 
 

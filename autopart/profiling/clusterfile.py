@@ -16,6 +16,7 @@ from autopart.profiling.catalogue import kinds, link_kind
 from autopart.profiling.devicelist import MAX_NUM_DEVICES, absent_device, read_devices, share_memory
 from autopart.profiling.here import LOCAL_NODE
 from autopart.profiling.linkrules import UNKNOWN_HOST_LINK, link_of_kind
+from autopart.profiling.overheads import overhead_of, with_reserve
 from autopart.profiling.ownkinds import DTYPES
 from autopart.profiling.yamlfile import read_yaml
 from autopart.schema.device import Cluster, Device, Figure, Kind, Link, Peak
@@ -40,6 +41,7 @@ class _DeviceRow(_Row):
     node: _Name = LOCAL_NODE
     count: Annotated[int, Field(ge=1, le=MAX_NUM_DEVICES)] | None = None
     memory: _Quantity | None = None
+    reserve: _Quantity | None = None
     bandwidth: _Quantity | None = None
     flops: Annotated[Mapping[str, _Quantity], Field(min_length=1)] | None = None
     tdp: Annotated[float, Field(gt=0)] | None = None
@@ -105,8 +107,11 @@ def _read_devices(row: _DeviceRow, own_kinds: Sequence[Kind]) -> tuple[tuple[Kin
         one = dataclasses.replace(
             absent_device(own[0], name=row.name, node=row.node),
             memory_bytes=round(own[0].memory_bytes.value),
+            overhead=dataclasses.replace(overhead_of(own[0].vendor), context_bytes=0),
             memory_origin="given in the cluster file",
         )
+    if row.reserve is not None:
+        one = with_reserve(one, parse_bytes(row.reserve))
     if row.rent is not None:
         one = dataclasses.replace(one, rent_usd_per_hour=row.rent)
     if row.count is None:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Sequence
 from autopart.errors import DeviceError
 from autopart.profiling.catalogue import kind
 from autopart.profiling.here import (
-    CUDA_RESERVE_BYTES,
     LOCAL_NODE,
     PHYSICAL_MEMORY,
     cpu_core,
@@ -19,6 +18,7 @@ from autopart.profiling.here import (
     cuda_device,
     devices_here,
 )
+from autopart.profiling.overheads import overhead_of
 from autopart.schema.device import Device, Kind
 from autopart.units import format_bytes
 
@@ -78,6 +78,7 @@ def absent_device(kind: Kind, *, name: str, node: str = LOCAL_NODE) -> Device:
         memory_bytes=memory_bytes,
         memory_origin=origin,
         backend="absent",
+        overhead=overhead_of(kind.vendor),
         rent_usd_per_hour=kind.rent_usd_per_hour.value if kind.rent_usd_per_hour else None,
     )
 
@@ -88,13 +89,14 @@ def _usable(kind: Kind) -> tuple[int, str]:
         return size_bytes, "data sheet"
     if kind.vendor == "Apple":
         return round(UNIFIED_MEMORY_SHARE * size_bytes), f"{UNIFIED_MEMORY_SHARE:.0%} of the unified memory"
-    reserve = format_bytes(CUDA_RESERVE_BYTES)
-    if size_bytes <= CUDA_RESERVE_BYTES:
+    context_bytes = overhead_of(kind.vendor).context_bytes
+    reserve = format_bytes(context_bytes)
+    if size_bytes <= context_bytes:
         raise DeviceError(
             f"{kind.name} has {format_bytes(size_bytes)}, no more than the driver's context takes ({reserve}); "
             "give the memory of the whole card"
         )
-    return size_bytes - CUDA_RESERVE_BYTES, f"data sheet less {reserve} for the driver's context"
+    return size_bytes - context_bytes, f"data sheet less {reserve} for the driver's context"
 
 
 def _read_word(word: str, own: Sequence[Kind]) -> tuple[Device, ...]:

@@ -10,11 +10,11 @@ import torch
 
 from autopart.errors import DeviceError
 from autopart.profiling.catalogue import kind_called_by_torch
+from autopart.profiling.overheads import overhead_of
 from autopart.schema.device import Device
 from autopart.units import format_bytes
 
 __all__ = [
-    "CUDA_RESERVE_BYTES",
     "LOCAL_NODE",
     "PHYSICAL_MEMORY",
     "cpu_core",
@@ -23,9 +23,6 @@ __all__ = [
     "devices_here",
     "physical_memory_bytes",
 ]
-
-CUDA_RESERVE_BYTES = 600_000_000
-"""What the CUDA context and its libraries take of a card before the first tensor (0.3-0.6 GB per process)."""
 
 LOCAL_NODE = "local"
 """The node of whatever is here, and of whatever the user has not put elsewhere."""
@@ -55,13 +52,15 @@ def cuda_device(index: int) -> Device:
         )
     properties = torch.cuda.get_device_properties(index)
     known = kind_called_by_torch(properties.name, properties.total_memory)
+    overhead = overhead_of("AMD" if torch.version.hip else "NVIDIA")
     return Device(
         name=f"cuda:{index}",
         kind=known.name if known else _slug(properties.name),
         node=LOCAL_NODE,
-        memory_bytes=properties.total_memory - CUDA_RESERVE_BYTES,
-        memory_origin=f"memory of the card less {format_bytes(CUDA_RESERVE_BYTES)} for CUDA",
+        memory_bytes=properties.total_memory - overhead.context_bytes,
+        memory_origin=f"memory of the card less {format_bytes(overhead.context_bytes)} for CUDA",
         backend="cuda",
+        overhead=overhead,
         torch_device=f"cuda:{index}",
         rent_usd_per_hour=known.rent_usd_per_hour.value if known and known.rent_usd_per_hour else None,
     )

@@ -4,6 +4,7 @@ from autopart.reporting.alternatives import alternatives_text, layer_text, stage
 from autopart.reporting.chrome import chrome_trace
 from autopart.reporting.comparisons import comparison_csv, comparison_markdown, comparison_text
 from autopart.reporting.devices import devices_text, kind_text
+from autopart.reporting.diagnoses import diagnosis_text
 from autopart.reporting.explanations import explanation_text
 from autopart.reporting.graphs import profile_text, trace_report, trace_text
 from autopart.reporting.html import report_html
@@ -11,6 +12,7 @@ from autopart.reporting.measurements import measurement_text
 from autopart.reporting.pastruns import past_runs_text
 from autopart.reporting.plans import plan_text
 from autopart.reporting.tables import layer_range
+from autopart.reporting.top import top_text
 from autopart.reporting.verifications import verification_text
 from autopart.reporting.workloads import workload_text
 
@@ -21,6 +23,7 @@ __all__ = [
     "comparison_markdown",
     "comparison_text",
     "devices_text",
+    "diagnosis_text",
     "explanation_text",
     "kind_text",
     "layer_range",
@@ -31,6 +34,7 @@ __all__ = [
     "profile_text",
     "report_html",
     "stage_text",
+    "top_text",
     "trace_report",
     "trace_text",
     "verification_text",

@@ -72,14 +72,19 @@ def cut_row(cut: CutTerms) -> tuple[str, ...]:
 
 
 def _memory(explanation: Explanation) -> str:
+    extra = {
+        name: field for name, field in (("fragmentation", "fragmentation"), ("key-value cache", "kv_cache"))
+        if any(getattr(stage.memory, field) for stage in explanation.stages)
+    }  # fmt: skip
     headers = (
         "stage", "device", "parameters", "gradients", "optimizer", "activations", "outputs, loss", "workspace",
-        "communication", "not at once", "needed", "cap", "free",
+        "communication", *extra, "not at once", "needed", "cap", "free",
     )
     rows = [
         (str(stage.index), ", ".join(stage.devices), *map(format_bytes, (
             stage.memory.parameters, stage.memory.gradients, stage.memory.optimizer, stage.memory.activations,
-            stage.memory.loss, stage.memory.workspace, stage.memory.communication, -stage.memory.not_at_once,
+            stage.memory.loss, stage.memory.workspace, stage.memory.communication,
+            *(getattr(stage.memory, each) for each in extra.values()), -stage.memory.not_at_once,
             stage.memory.total, stage.capacity_bytes, stage.free_bytes,
         )))
         for stage in explanation.stages

@@ -18,6 +18,7 @@ def measurement_text(measurement: Measurement, plan: Plan) -> str:
         heading("Stages, predicted / measured (times per micro-batch)", _stages(measurement, plan)),
         heading("Split and unsplit", _single(measurement)),
         heading("Loss", _losses(measurement)),
+        measurement.lesson,
         heading("On", facts([("versions", ", ".join(measurement.versions))]) if measurement.versions else ""),
     )
     return "\n\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"

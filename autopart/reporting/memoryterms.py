@@ -11,7 +11,7 @@ from autopart.units import format_bytes
 __all__ = ["memory_columns", "memory_rows"]
 
 
-_NAMES = {"loss": "outputs, loss", "not_at_once": "not at once"}
+_NAMES = {"loss": "outputs, loss", "not_at_once": "not at once", "kv_cache": "key-value cache"}
 
 
 def _terms(memory: Memory) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
 from autopart.reporting.verifications import checks_text
 from autopart.schema.job import Job
-from autopart.schema.plan import Plan, Stage
+from autopart.schema.plan import Least, Plan, Proof, Stage
 from autopart.units import format_bytes, format_count, format_seconds
 
 __all__ = ["baseline_rows", "job_line", "plan_text", "prediction_rows", "proof_rows"]
@@ -115,6 +115,8 @@ def proof_rows(plan: Plan) -> list[tuple[str, str]]:
     """How good the plan is proven to be: names with values."""
     proof = plan.proof
     gap = percent(proof.gap, digits=2)
+    if proof.least is not None:
+        return _least_rows(proof, proof.least, gap)
     words = {
         "proven": f"no plan that fits is {f'more than {gap} ' if proof.gap > NO_GAP else ''}faster",
         "feasible": f"not proven to the end: a plan that fits may be up to {gap} faster",
@@ -124,6 +126,28 @@ def proof_rows(plan: Plan) -> list[tuple[str, str]]:
         ("outcome", words[proof.outcome] + _by_formula(plan)),
         ("objective", format_seconds(proof.objective_seconds)),
         ("bound", f"{format_seconds(proof.bound_seconds)} ({proof.bound})"),
+        ("solver", f"{proof.solver}, {format_seconds(proof.solve_seconds)}"),
+    ]
+
+
+def _least_rows(proof: Proof, least: Least, gap: str) -> list[tuple[str, str]]:
+    """The same where something else than time was made least."""
+    names = {"usd_per_step": "rent of a step", "memory_share": "largest share of a device's memory",
+             "devices": "number of devices"}
+    value, bound = (
+        percent(each, digits=2) if least.quantity == "memory_share"
+        else f"{each:.4g}" + (" US dollars" if least.quantity == "usd_per_step" else "")
+        for each in (least.value, least.bound)
+    )
+    words = {
+        "proven": "no plan that fits has less" + (f" by more than {gap}" if proof.gap > NO_GAP else ""),
+        "feasible": f"not proven to the end: a plan that fits may have up to {gap} less",
+        "unproven-baseline": f"a baseline was asked for: a plan may have up to {gap} less",
+    }
+    return [
+        ("outcome", words[proof.outcome]),
+        (names[least.quantity], value),
+        ("bound", f"{bound} ({proof.bound})"),
         ("solver", f"{proof.solver}, {format_seconds(proof.solve_seconds)}"),
     ]
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from autopart.running.execute import Batch, drop_weights, run_steps
 from autopart.running.group import join_group
+from autopart.running.layertimes import with_layer_seconds
 from autopart.running.lifetime import end_with_parent
 from autopart.running.local import LocalPipeline
 from autopart.running.memory import meter_for
@@ -23,7 +24,7 @@ from autopart.running.records import (
     result_path,
 )
 from autopart.running.session import best_single_device, run
-from autopart.running.stages import stage_device, stage_weights
+from autopart.running.stages import rank_weights, stage_device, stage_weights
 from autopart.running.stopwatch import stopwatch_for
 from autopart.running.turns import turn_after
 from autopart.running.unsplit import UnsplitModel
@@ -48,6 +49,7 @@ __all__ = [
     "meter_for",
     "pipeline",
     "progress_path",
+    "rank_weights",
     "result_path",
     "run",
     "run_steps",
@@ -55,6 +57,7 @@ __all__ = [
     "stage_weights",
     "stopwatch_for",
     "turn_after",
+    "with_layer_seconds",
 ]
 
 _LATER = {"DistributedPipeline": "autopart.running.distributed", "pipeline": "autopart.running.local_or_distributed"}

@@ -14,7 +14,7 @@ from torch import nn
 
 from autopart.pace import Pacer
 from autopart.running.memory import MemoryMeter
-from autopart.running.records import RankResult
+from autopart.running.records import RankResult, StageSeconds
 from autopart.running.stopwatch import Lap, Stopwatch
 
 __all__ = ["Batch", "Steppable", "drop_weights", "run_steps", "versions"]
@@ -95,7 +95,7 @@ def run_steps(
         del result
         meter.observe()
         done()
-    return _result(rank, device, seconds, laps, losses, pacer.seconds, meter, steppable.notes)
+    return _result(rank, device, seconds, laps, losses, pacer, meter, steppable.notes)
 
 
 def drop_weights(model: nn.Module, keep: Set[str]) -> None:
@@ -119,7 +119,7 @@ def versions() -> tuple[str, ...]:
 
 
 def _result(
-    rank: int, device: str, seconds: list[float], laps: list[Lap], losses: list[float], pace: float,
+    rank: int, device: str, seconds: list[float], laps: list[Lap], losses: list[float], pacer: Pacer,
     meter: MemoryMeter, notes: tuple[str, ...],
 ) -> RankResult:
     return RankResult(
@@ -134,5 +134,20 @@ def _result(
         losses=tuple(losses),
         notes=notes,
         versions=versions(),
-        pace_seconds=pace,
+        pace_seconds=pacer.seconds,
+        core_share=pacer.share,
+        stages=_stage_seconds(laps),
+    )
+
+
+def _stage_seconds(laps: list[Lap]) -> tuple[StageSeconds, ...]:
+    """Of every stage along the steps; all steps have the same stages."""
+    columns = zip(*(lap.stages for lap in laps), strict=True)
+    return tuple(
+        StageSeconds(
+            index=column[0].index,
+            forward_seconds=tuple(each.forward_seconds for each in column),
+            backward_seconds=tuple(each.backward_seconds for each in column),
+        )
+        for column in columns
     )

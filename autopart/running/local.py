@@ -50,8 +50,9 @@ class LocalPipeline:
         self._training = plan.job.mode == "train"
         self._objective = Objective(loss_fn)
         self._devices = [stage_device(plan, stage.index) for stage in plan.stages]
+        placed: dict[torch.device, dict[str, torch.Tensor]] = {device: {} for device in self._devices}
         self._segments = [
-            stage_segment(program, span, device)
+            stage_segment(program, span, device, placed[device])
             for span, device in zip(spans(plan, program.graph), self._devices, strict=True)
         ]
         _check_shared(plan, program)
@@ -88,8 +89,8 @@ class LocalPipeline:
         if self._training:
             return self._train(chunks, split_targets(target, self._plan.job.batch, num_microbatches))
         with torch.no_grad():
-            outputs = [self._forward(values) for values in chunks]
-            return self._program.unflatten_outputs(join_outputs(outputs, self._program.graph))
+            outputs = (self._forward(values) for values in chunks)
+            return self._program.unflatten_outputs(join_outputs(outputs, self._program.graph, num_microbatches))
 
     def _train(
         self, chunks: tuple[tuple[torch.Tensor, ...], ...], targets: tuple[tuple[Any, ...], ...]

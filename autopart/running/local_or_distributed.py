@@ -43,6 +43,6 @@ def pipeline(
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return LocalPipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
     rank = int(os.environ["RANK"])
-    if not dist.is_initialized() and rank < len(plan.stages):
-        join_group(stage_device(plan, rank), group_timeout_seconds)
+    if not dist.is_initialized() and rank < len(plan.devices_by_rank):
+        join_group(stage_device(plan, plan.ranks.index(rank)), group_timeout_seconds)
     return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer)

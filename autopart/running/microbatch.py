@@ -6,7 +6,7 @@ and what ``step`` is given has ``num_microbatches`` times that.  Everything else
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -59,15 +59,37 @@ def split_targets(targets: Any, batch: int, num_microbatches: int) -> tuple[tupl
     return tuple(pytree.tree_unflatten([row[index] for row in rows], spec) for index in range(num_microbatches))
 
 
-def join_outputs(chunks: Sequence[tuple[torch.Tensor, ...]], graph: Graph) -> tuple[torch.Tensor, ...]:
+def join_outputs(
+    chunks: Iterable[tuple[torch.Tensor, ...]], graph: Graph, num_microbatches: int
+) -> tuple[torch.Tensor, ...]:
     """The model's output tensors for the whole batch, from those of the micro-batches.
 
     Batched tensors are concatenated; a floating scalar (a loss) is averaged, as equal micro-batches allow; any
-    other tensor does not depend on the batch and is the first micro-batch's.
+    other tensor does not depend on the batch and is the first micro-batch's.  Each chunk is copied to its place as it
+    comes, so that chunks which nobody else holds are never there all at once beside the joined output.
     """
-    if len(chunks) == 1:
-        return chunks[0]
-    return tuple(_join(column, graph.batch_size) for column in zip(*chunks, strict=True))
+    if num_microbatches == 1:
+        (only,) = chunks
+        return only
+    joined: list[torch.Tensor] = []
+    coming = iter(chunks)
+    for index in range(num_microbatches):  # no name for the chunk here: it would be there while the next is computed
+        joined = _placed(next(coming), index, joined, graph.batch_size, num_microbatches)
+    return tuple(joined)
+
+
+def _placed(
+    chunk: tuple[torch.Tensor, ...], index: int, joined: list[torch.Tensor], microbatch_size: int,
+    num_microbatches: int,
+) -> list[torch.Tensor]:  # fmt: skip
+    """The joined outputs with one chunk in its place; they are made for the first."""
+    joined = joined or [_room_for(value, microbatch_size, num_microbatches) for value in chunk]
+    for room, value in zip(joined, chunk, strict=True):
+        if _is_batched(value, microbatch_size):
+            room[index * microbatch_size : (index + 1) * microbatch_size] = value
+        elif _is_mean(value):
+            room += value / num_microbatches
+    return joined
 
 
 def _split(
@@ -85,10 +107,16 @@ def _split(
     )
 
 
-def _join(column: Sequence[torch.Tensor], microbatch_size: int) -> torch.Tensor:
-    first = column[0]
-    if first.dim() and first.shape[0] == microbatch_size:
-        return torch.cat(list(column))
-    if not first.dim() and first.is_floating_point():
-        return torch.stack(list(column)).mean(0)
-    return first
+def _is_batched(value: torch.Tensor, microbatch_size: int) -> bool:
+    return value.dim() > 0 and value.shape[0] == microbatch_size
+
+
+def _is_mean(value: torch.Tensor) -> bool:
+    return not value.dim() and value.is_floating_point()
+
+
+def _room_for(value: torch.Tensor, microbatch_size: int, num_microbatches: int) -> torch.Tensor:
+    """Where the chunks of an output go, if it is not the same for all."""
+    if _is_batched(value, microbatch_size):
+        return value.new_empty((num_microbatches * microbatch_size, *value.shape[1:]))
+    return torch.zeros_like(value) if _is_mean(value) else value

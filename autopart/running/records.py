@@ -12,6 +12,7 @@ __all__ = [
     "RankFailure",
     "RankResult",
     "RankSpec",
+    "StageSeconds",
     "deaths_path",
     "failure_path",
     "over_path",
@@ -42,10 +43,21 @@ class RankSpec:
     group_timeout_seconds: float
     alternates_with: str | None = None
     """directory of a run whose steps are taken in turn with this one's, the pipeline's first"""
+    layers: bool = False
+    """time the layers of a stage one by one after the timed steps"""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0:
             raise ValueError(f"a run needs at least 1 step and no negative warm-up, not {self.steps} and {self.warmup}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageSeconds:
+    """What one of several stages of a rank took; tuples run along the timed steps."""
+
+    index: int
+    forward_seconds: tuple[float, ...]
+    backward_seconds: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +79,12 @@ class RankResult:
     versions: tuple[str, ...]
     pace_seconds: float
     """of a fixed piece of work on this rank, between the timed steps; 0 if not taken"""
+    core_share: float = 1.0
+    """processor time of that work / the time that passed: below 1 others had the core meanwhile"""
+    layer_seconds: tuple[float, ...] = ()
+    """forward of each layer of the stage, one micro-batch, in passes after the timed steps; empty if not taken"""
+    stages: tuple[StageSeconds, ...] = ()
+    """of every stage that the rank runs; empty in the single-device run"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,6 +33,7 @@ def run(
     warmup: int = 2,
     single: bool = True,
     single_device: str | None = None,
+    layers: bool = False,
     seed: int = 0,
     directory: str | Path | None = None,
     group_timeout_seconds: float = 600.0,
@@ -50,6 +51,7 @@ def run(
         warmup: steps before them that do not count.
         single: also run the unsplit model on one device, the whole batch at once.
         single_device: which of the plan's devices that is; None: ``best_single_device``.
+        layers: also time the layers of every stage one by one, after the timed steps.
         seed: set in each process before it loads the model.
         directory: what relative paths in ``source`` are relative to; None: the working directory.
         group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
@@ -74,11 +76,11 @@ def run(
                 mode=mode, plan_path=str(Path(scratch) / "plan.json"), source=source,
                 source_directory=str(directory or os.getcwd()), directory=str(Path(scratch) / mode), devices=devices,
                 steps=steps, warmup=warmup, seed=seed, group_timeout_seconds=group_timeout_seconds,
-                alternates_with=beside and str(Path(scratch) / beside),
+                alternates_with=beside and str(Path(scratch) / beside), layers=layers,
             )  # fmt: skip
             return _ranks(plan, spec, progress)
 
-        used = tuple(stage.devices[0] for stage in plan.stages)
+        used = plan.devices_by_rank
         why_not = _why_not_single(plan) if single else "it was not asked for"
         if why_not:
             return summarize(plan, finish(ranks("pipeline", used)), None, why_not)

@@ -16,6 +16,8 @@ __all__ = [
     "Feed",
     "StageModule",
     "boundary_examples",
+    "rank_stages",
+    "rank_weights",
     "restore_shapes",
     "spans",
     "stage_device",
@@ -59,13 +61,35 @@ def stage_weights(plan: Plan, graph: Graph) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def stage_segment(program: Program, span: tuple[int, int], device: torch.device) -> Segment:
+def rank_stages(plan: Plan, rank: int) -> tuple[int, ...]:
+    """The stages that a rank runs, ascending."""
+    return tuple(stage for stage, owner in enumerate(plan.ranks) if owner == rank)
+
+
+def rank_weights(plan: Plan, graph: Graph) -> tuple[tuple[str, ...], ...]:
+    """Names of the parameters and buffers that each rank uses."""
+    by_stage = stage_weights(plan, graph)
+    return tuple(
+        tuple(dict.fromkeys(name for stage in rank_stages(plan, rank) for name in by_stage[stage]))
+        for rank in range(len(plan.devices_by_rank))
+    )
+
+
+def stage_segment(
+    program: Program, span: tuple[int, int], device: torch.device, placed: dict[str, torch.Tensor] | None = None
+) -> Segment:
     """The layers of a stage on its device.
 
     Weights that are on the device already are the user's own objects, others are copied there; the user's model is
     left as it is.
+
+    Args:
+        program: the model.
+        span: first layer, and one past the last.
+        device: where.
+        placed: weights that are there by now; filled, so that one that several stages use stays one object.
     """
-    placed: dict[str, torch.Tensor] = {}  # a weight that the segment asks for twice stays one object
+    placed = {} if placed is None else placed
 
     def weight(name: str) -> torch.Tensor:
         if name not in placed:
@@ -163,7 +187,9 @@ def _placed(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
 def _sendable(output: torch.Tensor, carries_gradient: bool) -> torch.Tensor:
     if not carries_gradient:
         output = output.detach()
-    return output.reshape(_at_least_1d(tuple(output.shape))).contiguous()
+    output = (output if output.dim() else output.reshape(1)).contiguous()
+    # torch detaches outputs in place once zero-bubble's input half is over, which a view does not allow
+    return output.clone() if output.requires_grad and output._is_view() else output
 
 
 def _carries_gradient(value: Value, training: bool) -> bool:

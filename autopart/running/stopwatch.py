@@ -12,9 +12,20 @@ import torch
 
 from autopart.running.emulate import Pace
 
-__all__ = ["EventStopwatch", "HostStopwatch", "Lap", "Part", "Stopwatch", "stopwatch_for"]
+__all__ = ["EventStopwatch", "HostStopwatch", "Lap", "Part", "StageLap", "Stopwatch", "stopwatch_for"]
 
 Part = Literal["forward", "backward", "optimizer"]
+
+_Seconds = dict[tuple[Part, int | None], float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageLap:
+    """Seconds of one step that one of the rank's stages took."""
+
+    index: int
+    forward_seconds: float
+    backward_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +35,15 @@ class Lap:
     forward_seconds: float
     backward_seconds: float
     optimizer_seconds: float
+    stages: tuple[StageLap, ...] = ()
+    """of what was timed as a stage's, ascending"""
 
 
 class Stopwatch(Protocol):
     """Adds up the time of the parts of a step."""
 
-    def part(self, part: Part) -> AbstractContextManager[None]:
-        """Times the body as ``part``."""
+    def part(self, part: Part, stage: int | None = None) -> AbstractContextManager[None]:
+        """Times the body as ``part``, of a stage if there is one."""
         ...
 
     def take(self) -> Lap:
@@ -44,15 +57,15 @@ class HostStopwatch:
     def __init__(self, pace: Pace | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
         self._pace = pace or Pace()
         self._clock = clock
-        self._seconds: dict[Part, float] = {}
+        self._seconds: _Seconds = {}
 
     @contextmanager
-    def part(self, part: Part) -> Iterator[None]:
+    def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
         """Times the body as ``part``, padding to the emulated speed included."""
         start_seconds = self._clock()
         with self._pace.keep():
             yield
-        self._seconds[part] = self._seconds.get(part, 0.0) + self._clock() - start_seconds
+        self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + self._clock() - start_seconds
 
     def take(self) -> Lap:
         """The sums since the last call."""
@@ -65,23 +78,23 @@ class EventStopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._events: list[tuple[Part, torch.Event, torch.Event]] = []
+        self._events: list[tuple[tuple[Part, int | None], torch.Event, torch.Event]] = []
 
     @contextmanager
-    def part(self, part: Part) -> Iterator[None]:
+    def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
         """Times what the body puts on the current stream as ``part``."""
         start, end = (torch.Event(self._device, enable_timing=True) for _ in range(2))
         start.record()
         yield
         end.record()
-        self._events.append((part, start, end))
+        self._events.append(((part, stage), start, end))
 
     def take(self) -> Lap:
         """The sums since the last call; waits for the device."""
-        seconds: dict[Part, float] = {}
-        for part, start, end in self._events:
+        seconds: _Seconds = {}
+        for key, start, end in self._events:
             end.synchronize()
-            seconds[part] = seconds.get(part, 0.0) + start.elapsed_time(end) / 1e3
+            seconds[key] = seconds.get(key, 0.0) + start.elapsed_time(end) / 1e3
         self._events.clear()
         return _lap(seconds)
 
@@ -91,9 +104,20 @@ def stopwatch_for(device: torch.device, speed: float = 1.0) -> Stopwatch:
     return HostStopwatch(Pace(speed=speed)) if device.type == "cpu" else EventStopwatch(device)
 
 
-def _lap(seconds: dict[Part, float]) -> Lap:
+def _lap(seconds: _Seconds) -> Lap:
+    def of(part: Part) -> float:
+        return sum(each for (what, _), each in seconds.items() if what == part)
+
+    stages = sorted({stage for _, stage in seconds if stage is not None})
     return Lap(
-        forward_seconds=seconds.get("forward", 0.0),
-        backward_seconds=seconds.get("backward", 0.0),
-        optimizer_seconds=seconds.get("optimizer", 0.0),
+        forward_seconds=of("forward"),
+        backward_seconds=of("backward"),
+        optimizer_seconds=of("optimizer"),
+        stages=tuple(
+            StageLap(
+                index=stage, forward_seconds=seconds.get(("forward", stage), 0.0),
+                backward_seconds=seconds.get(("backward", stage), 0.0),
+            )
+            for stage in stages
+        ),
     )

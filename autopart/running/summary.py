@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
-from autopart.running.records import RankResult
+from autopart.running.records import RankResult, StageSeconds
 from autopart.schema.measurement import Measurement, SingleRun, StageMeasurement
 from autopart.schema.plan import Plan
 
@@ -43,10 +43,11 @@ def summarize(
         median_step_seconds=typical_seconds,
         total_seconds=sum(step_seconds),
         throughput_per_second=throughput,
-        losses=results[-1].losses,
+        losses=results[plan.ranks[-1]].losses,
         predicted_step_seconds=plan.prediction.step_seconds,
         pace=_pace(plan, results),
-        stages=tuple(_stage(plan, result, step_seconds) for result in results),
+        core_share=min(result.core_share for result in results),
+        stages=tuple(_stage(plan, stage, results[rank], step_seconds) for stage, rank in enumerate(plan.ranks)),
         single=single,
         single_skipped_because=single_skipped_because,
         gain=gain,
@@ -60,7 +61,7 @@ def _pace(plan: Plan, results: Sequence[RankResult]) -> float | None:
     """Of the slowest rank: it sets the step."""
     known = [
         stage.pace_seconds / result.pace_seconds
-        for stage, result in zip(plan.stages, results, strict=True)
+        for stage, result in ((plan.stages[plan.ranks.index(result.rank)], result) for result in results)
         if stage.pace_seconds and result.pace_seconds
     ]
     return min(known) if len(known) == len(results) else None
@@ -79,34 +80,39 @@ def single_run(result: RankResult, batch: int) -> SingleRun:
     )
 
 
-def _stage(plan: Plan, result: RankResult, step_seconds: Sequence[float]) -> StageMeasurement:
+def _stage(plan: Plan, stage: int, result: RankResult, step_seconds: Sequence[float]) -> StageMeasurement:
+    """One stage; of a device with several the first has what belongs to the device: optimizer, memory."""
     num_microbatches = plan.schedule.num_microbatches
-    parts = zip(result.forward_seconds, result.backward_seconds, result.optimizer_seconds, strict=True)
+    leads = plan.ranks.index(result.rank) == stage
+    own: RankResult | StageSeconds = next((each for each in result.stages if each.index == stage), result)
+    optimizer_seconds = result.optimizer_seconds if leads else (0.0,) * len(step_seconds)
+    parts = zip(own.forward_seconds, own.backward_seconds, optimizer_seconds, strict=True)
     busy_seconds = [sum(part) for part in parts]
     shares = [busy / step for busy, step in zip(busy_seconds, step_seconds, strict=True)]
     return StageMeasurement(
-        index=result.rank,
+        index=stage,
         device=result.device,
-        forward_seconds=median(result.forward_seconds) / num_microbatches,
-        backward_seconds=median(result.backward_seconds) / num_microbatches,
-        optimizer_seconds=median(result.optimizer_seconds),
+        forward_seconds=median(own.forward_seconds) / num_microbatches,
+        backward_seconds=median(own.backward_seconds) / num_microbatches,
+        optimizer_seconds=median(optimizer_seconds),
         busy_seconds=median(busy_seconds),
         utilisation=median(shares),
-        peak_bytes=result.peak_bytes,
-        memory_origin=result.memory_origin,
+        peak_bytes=result.peak_bytes if leads else 0,
+        memory_origin=result.memory_origin if leads else f"in that of stage {plan.ranks.index(result.rank)}",
+        layer_seconds=result.layer_seconds if len(result.stages) < 2 else (),
     )
 
 
 def _verdict(
     plan: Plan, throughput: float, single: SingleRun | None, gain: float | None, skipped_because: str
 ) -> str:
-    num_stages = len(plan.stages)
+    num_devices = len(_devices(plan))
     used = " and ".join(filter(None, (", ".join(_devices(plan)[:-1]), _devices(plan)[-1])))
     if single is None or gain is None:
         return f"{used} ran {throughput:.4g} samples/s; whether splitting paid is not known: {skipped_because}."
     ratio = throughput / single.throughput_per_second
     rates = f"{throughput:.4g} samples/s against {single.throughput_per_second:.4g} on {single.device} alone"
-    if num_stages == 1:
+    if num_devices == 1:
         return f"Nothing was split: {used} ran {rates}, {ratio:.2f}x."
     if gain > 0:
         return f"Splitting paid: {used} ran {rates}, {ratio:.2f}x."
@@ -114,4 +120,4 @@ def _verdict(
 
 
 def _devices(plan: Plan) -> list[str]:
-    return [name for stage in plan.stages for name in stage.devices]
+    return list(dict.fromkeys(name for stage in plan.stages for name in stage.devices))

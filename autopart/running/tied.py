@@ -6,19 +6,18 @@ summed, so every copy's gradient is the whole one, and equal optimizers take equ
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-
-from autopart.program import Segment
 
 __all__ = ["SharedWeights", "Sharing", "sharings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sharing:
-    """Weights that the same stages use; the first of the stages is where they come from."""
+    """Weights that the same stages (or ranks) use; the first of them is where they come from."""
 
     stages: tuple[int, ...]
     names: tuple[str, ...]
@@ -42,14 +41,18 @@ def sharings(weights_by_stage: tuple[tuple[str, ...], ...]) -> tuple[Sharing, ..
 
 
 class SharedWeights:
-    """This rank's part in keeping shared weights equal; rank and stage are the same number.
+    """This rank's part in keeping equal what several ranks hold; stages of one rank hold the same object anyway.
 
     Making one is collective: every rank of the default group has to, with the same sharings.
+
+    Args:
+        tensors: this rank's weights by name.
+        shared: the weights that several ranks use, by ranks.
+        rank: this process.
     """
 
-    def __init__(self, segment: Segment, shared: tuple[Sharing, ...], rank: int) -> None:
+    def __init__(self, tensors: Mapping[str, torch.Tensor], shared: tuple[Sharing, ...], rank: int) -> None:
         groups = [(sharing, dist.new_group(list(sharing.stages))) for sharing in shared]
-        tensors = _weights(segment)
         self._members = [
             (sharing.stages[0], group, [tensors[name] for name in sharing.names])
             for sharing, group in groups
@@ -87,7 +90,3 @@ class SharedWeights:
     @property
     def _trainable(self) -> list[torch.Tensor]:
         return [weight for _, _, weights in self._members for weight in weights if weight.requires_grad]
-
-
-def _weights(segment: Segment) -> dict[str, torch.Tensor]:
-    return dict(segment.named_parameters(remove_duplicate=False)) | dict(segment.named_buffers(remove_duplicate=False))

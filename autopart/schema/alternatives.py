@@ -1,11 +1,22 @@
-"""What explains a plan beyond its own numbers: one layer's costs, and the next best plan without a cut."""
+"""What explains a plan beyond its own numbers: other plans, one layer's costs, the next best plan without a cut."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["CutAlternative", "LayerTerms", "LayerTimes"]
+from autopart.schema.plan import Plan
+
+__all__ = ["Alternative", "CutAlternative", "LayerTerms", "LayerTimes"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alternative:
+    """A plan beside the best one."""
+
+    plan: Plan
+    trade: str
+    """what it gives up against the best plan, and what it saves, in words"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

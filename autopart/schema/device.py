@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Cluster", "Device", "Figure", "Kind", "Link", "LinkKind", "Peak"]
+__all__ = ["Cluster", "Device", "Figure", "Kind", "Link", "LinkKind", "Overhead", "Peak"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +63,24 @@ class LinkKind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """What of a device's memory no tensor gets."""
+
+    context_bytes: int = 0
+    """of the driver and the framework's libraries, per process; ``Device.memory_bytes`` is without them"""
+    reserve_bytes: int = 0
+    """left to others at the user's wish (a desktop); ``Device.memory_bytes`` is without them"""
+    segment_bytes: int = 0
+    """segments of the allocator that are in part use at any time"""
+    fragmentation_permille: int = 0
+    """of what every step allocates anew, what the allocator holds besides and cannot use"""
+
+    def __post_init__(self) -> None:
+        if min(self.context_bytes, self.reserve_bytes, self.segment_bytes, self.fragmentation_permille) < 0:
+            raise ValueError("what of a device no tensor gets must not be negative")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
     """One executor."""
 
@@ -86,6 +104,7 @@ class Device:
     rent_usd_per_hour: float | None = None
     uncapped_bytes: int = 0
     """what a plan might use without the user's cap; 0 if there is no cap"""
+    overhead: Overhead = Overhead()
 
     def __post_init__(self) -> None:
         if self.memory_bytes <= 0:

@@ -8,10 +8,11 @@ from typing import Literal
 __all__ = ["Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName"]
 
 Mode = Literal["infer", "train"]
-Objective = Literal["throughput", "latency"]
+Objective = Literal["throughput", "latency", "cost", "memory", "devices"]
+"""least time of a step, of one request; least dollars a step; least share of a device's memory; fewest devices"""
 Optimizer = Literal["adamw", "adam", "momentum", "sgd", "none"]
 """momentum: SGD with a momentum of 0.9; sgd: without"""
-ScheduleName = Literal["gpipe", "1f1b", "interleaved", "zero-bubble"]
+ScheduleName = Literal["gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble"]
 Recompute = Literal["auto", "never", "always"]
 Method = Literal[
     "optimal", "even", "parameters", "memory-fill", "balanced-bytes", "time-balanced", "speed-proportional", "greedy",
@@ -35,6 +36,10 @@ class Job:
     optimizer: Optimizer = "none"
     master_weights: bool = False
     """the optimizer keeps a float32 copy of every narrower trainable weight, and its states in float32"""
+    cache_tokens: int = 0
+    """of every sequence, prompt and answer, whose keys and values are kept; 0: no text is generated"""
+    cache_sequences: int = 0
+    """that are generated at once"""
     dtype: str | None = None
     """data type the model was cast to; None: as built"""
     objective: Objective = "throughput"
@@ -55,6 +60,12 @@ class Job:
     """(layer, device): the layer does not run on that device"""
     together: tuple[tuple[str, ...], ...] = ()
     """layers that run in one stage, with all that lies between them"""
+    max_step_seconds: float | None = None
+    """a step may not take longer"""
+    max_usd_per_hour: float | None = None
+    """the rent of the devices in use may not be more"""
+    rents: tuple[tuple[str, float], ...] = ()
+    """(device or kind, US dollars per hour), instead of what the catalogue or the cluster file says"""
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -63,11 +74,23 @@ class Job:
             raise ValueError(f"a batch of {self.batch} does not divide into {self.microbatches} micro-batches")
         if self.mode == "infer" and self.optimizer != "none":
             raise ValueError("inference has no optimizer")
+        if self.master_weights and (self.mode == "infer" or self.optimizer == "none"):
+            raise ValueError("master weights are an optimizer's: give training with an optimizer, or leave them out")
         if self.stages is not None and self.stages < 1:
             raise ValueError(f"stages must be at least 1, not {self.stages}")
         if min(self.tensor_parallel, self.data_parallel) < 1:
             raise ValueError("tensor-parallel and data-parallel must be at least 1")
+        if min(self.cache_tokens, self.cache_sequences) < 0 or (self.cache_tokens > 0) != (self.cache_sequences > 0):
+            raise ValueError("a cache of keys and values takes both, tokens and sequences, at least 1")
+        if self.cache_tokens and self.mode == "train":
+            raise ValueError("training keeps no cache of keys and values")
         if self.mode == "infer" and self.recompute != "never":
             raise ValueError("inference keeps nothing for a backward, so there is nothing to recompute")
         if not self.time_limit_seconds > 0 or not 0 <= self.gap < 1:
             raise ValueError("time limit must be positive and gap in [0, 1)")
+        if any(limit is not None and not limit > 0 for limit in (self.max_step_seconds, self.max_usd_per_hour)):
+            raise ValueError("the most that a step may take, or an hour may cost, must be positive")
+        if any(rent < 0 for _, rent in self.rents):
+            raise ValueError("rents must not be negative")
+        if self.objective == "devices" and self.max_usd_per_hour is not None:
+            raise ValueError("the fewest devices are not the cheapest: give a price limit or the objective devices")

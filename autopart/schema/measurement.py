@@ -27,6 +27,8 @@ class StageMeasurement:
     """growth of the resident memory (cpu) or of the allocator's peak (cuda) over the steps, weights included"""
     memory_origin: str = ""
     """how ``peak_bytes`` was measured"""
+    layer_seconds: tuple[float, ...] = ()
+    """forward of each of its layers, in passes after the timed steps; empty if not taken"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,10 @@ class Measurement:
     predicted_step_seconds: float
     pace: float | None
     """speed of the machine during the run / when the plan's layers were measured; None if that is not known"""
+    core_share: float = 1.0
+    """processor time / time of a fixed piece of work on the slowest rank: below 1 others had its core meanwhile"""
+    lesson: str = ""
+    """what the next plan learns of this run, or why it learns nothing"""
     stages: tuple[StageMeasurement, ...]
     single: SingleRun | None
     """None if no single device can hold the model, or if it was not asked for"""

@@ -13,6 +13,7 @@ __all__ = [
     "Baseline",
     "Check",
     "Excluded",
+    "Least",
     "Memory",
     "ModelSummary",
     "Origin",
@@ -60,13 +61,17 @@ class Memory:
     """last stage: the model's outputs and what the loss saves, times the micro-batches in flight"""
     not_at_once: int = 0
     """the terms' own peaks are not all at one time; what that makes less, to be taken off their sum"""
+    fragmentation: int = 0
+    """reserve for what the device's allocator holds and cannot use"""
+    kv_cache: int = 0
+    """keys and values of the tokens so far, where text is generated"""
 
     @property
     def total(self) -> int:
         """Peak: the sum of the terms, less what of them is never there together."""
         return (
             self.parameters + self.gradients + self.optimizer + self.activations
-            + self.loss + self.workspace + self.communication - self.not_at_once
+            + self.loss + self.workspace + self.communication + self.fragmentation + self.kv_cache - self.not_at_once
         )
 
 
@@ -96,6 +101,8 @@ class Stage:
     """of a fixed piece of work on the device when its layers were measured; 0 if they were not"""
     weights: tuple[str, ...] = ()
     """names of the parameters and buffers it holds, a tied one under its first name; empty if not recorded"""
+    layer_seconds: tuple[float, ...] = ()
+    """forward of each layer on one device, as its profile says; empty if not recorded or if several share the stage"""
 
     def __post_init__(self) -> None:
         if not self.devices or not self.layers:
@@ -147,6 +154,17 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """What other than time was made least, and that no plan that fits and keeps the job's limits has less."""
+
+    quantity: Literal["usd_per_step", "memory_share", "devices"]
+    """rent of the devices in use for one step; largest share of its cap that a device needs; devices in use"""
+    value: float
+    bound: float
+    """no plan has less"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proof:
     """How good the plan is: for no plan that fits is the objective below ``bound_seconds``.
 
@@ -159,10 +177,12 @@ class Proof:
     bound: str
     """name of the bound"""
     gap: float
-    """objective / bound - 1"""
+    """objective / bound - 1; of ``least`` where there is one"""
     outcome: Literal["proven", "feasible", "unproven-baseline"]
     solver: str
     solve_seconds: float
+    least: Least | None = None
+    """None: time is what was made least"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +263,22 @@ class Plan:
         known = {device.name for device in self.cluster.devices}
         used = [name for stage in self.stages for name in stage.devices]
         left_out = [excluded.device for excluded in self.excluded]
-        if not known.issuperset(used) or sorted(used + left_out) != sorted(known):
-            raise ValueError("every device is used once or excluded with a reason")
+        if not known.issuperset(used) or sorted([*set(used), *left_out]) != sorted(known):
+            raise ValueError("every device is used or excluded with a reason")
+        shared = {name for name in used if used.count(name) > 1}
+        if any(len(stage.devices) > 1 and shared.intersection(stage.devices) for stage in self.stages):
+            raise ValueError("a device of a group runs one stage only")
         if sum(len(stage.layers) for stage in self.stages) != self.model.num_layers:
             raise ValueError("the stages' layers do not add up to the model's")
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The rank of every stage: devices, numbered in the order of their first stages."""
+        first = [stage.devices[0] for stage in self.stages]
+        numbers = {name: number for number, name in enumerate(dict.fromkeys(first))}
+        return tuple(numbers[name] for name in first)
+
+    @property
+    def devices_by_rank(self) -> tuple[str, ...]:
+        """The device of every rank, of a group the first."""
+        return tuple(dict.fromkeys(stage.devices[0] for stage in self.stages))

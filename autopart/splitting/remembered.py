@@ -10,7 +10,7 @@ import hashlib
 from torch import nn
 
 from autopart import cache
-from autopart.codekey import code_key
+from autopart.keying import code_key
 from autopart.schema.graph import Graph
 from autopart.schema.plan import Check
 from autopart.schema.store import dump

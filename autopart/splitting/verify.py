@@ -125,13 +125,14 @@ def _blamed(
 
 def _compare(what: str, ones: Mapping[str, Any], others: Mapping[str, Any], program: Program, same: Same) -> None:
     """Raise for the first weight, in layer order, whose gradients or values differ."""
-    wrong = [name for name in ones if not _both(ones[name], others[name], same)]
+    names = dict.fromkeys((*ones, *others))  # one that has no gradients at all lists none
+    wrong = [name for name in names if not _both(ones.get(name), others.get(name), same)]
     if wrong:
         graph = program.graph
         layer, name = min((layer_of_weight(graph, name), name) for name in wrong)
         where = graph.layers[layer].name if layer < len(graph.layers) else "no layer of the trace"
         raise MismatchError(
-            f"the {what} of {name} differs from the unsplit model's ({len(wrong)} of {len(ones)} do); "
+            f"the {what} of {name} differs from the unsplit model's ({len(wrong)} of {len(names)} do); "
             f"the first layer that differs is {where}"
         )
 

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from autopart.errors import TracingError
 from autopart.program import Program
-from autopart.restoring import gradients_kept, training_mode
+from autopart.restoring import chance_kept, gradients_kept, training_mode
 from autopart.tracing.describing import describe, fingerprint
 from autopart.tracing.grouping import constant_nodes, group_nodes
 from autopart.tracing.ladder import climb_down
@@ -42,7 +42,7 @@ def trace(
     groups = group_nodes(captured.graph, constants)
     if not groups:
         raise TracingError(f"{type(model).__name__} computes nothing from its inputs; there is nothing to place")
-    with gradients_kept(model):  # an opaque part's own backward may give it some
+    with gradients_kept(model), chance_kept():  # which an opaque part's own code may change
         program = describe(
             model, captured, groups, name=name or type(model).__name__, training=training,
             batch_size=batch_size_of(args, kwargs),

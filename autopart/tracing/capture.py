@@ -16,9 +16,11 @@ from autopart.pythonstate import PythonState
 from autopart.pytrees import open_classes
 from autopart.recompute import mark, region_of
 from autopart.restoring import attributes_kept, outputs_opened, training_mode
+from autopart.tracing.dice import certain_answers
 from autopart.tracing.effects import has_effect, users_of_memory
 from autopart.tracing.faults import check_captured, check_state, faults_refused
 from autopart.tracing.gathered import gathered, put_back
+from autopart.tracing.mapping import mapped_as_operators
 from autopart.tracing.recording import record
 from autopart.tracing.regions import finish, kept
 from autopart.tracing.repeats import export_repeated
@@ -54,7 +56,9 @@ def capture(
                 _silent(),
                 faults_refused(model, state),
                 kept(model) as recorder,
+                mapped_as_operators(),
                 standing_in(calls) as stand_ins,
+                certain_answers(stand_ins),
             ):
                 exported = torch.export.export(model, near_args, near_kwargs, strict=False)
                 captured: fx.GraphModule = exported.module(check_guards=False)
@@ -64,10 +68,10 @@ def capture(
 
         with attributes_kept(model):
             captured, notes = export_repeated(model, export)
+            _drop_dead_nodes(captured.graph)
             check_captured(model, captured)
             check_state(model, args, kwargs, state, calls)
     put_back(model, captured)
-    _drop_dead_nodes(captured.graph)
     _write_early(captured.graph)
     number_nodes(captured.graph)
     captured.recompile()

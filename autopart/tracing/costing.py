@@ -99,7 +99,8 @@ def booked(inputs: Sequence[torch.Tensor], weights: Sequence[torch.Tensor]) -> I
     kept: dict[int, torch.Tensor] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(_storage(tensor), tensor)
+        whole = _unmapped(tensor)
+        kept.setdefault(_storage(whole), whole)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), ledger:
@@ -240,6 +241,13 @@ def _tensors(nest: Any) -> list[torch.Tensor]:
 
 def _bytes(tensor: torch.Tensor) -> int:
     return tensor.numel() * tensor.element_size()
+
+
+def _unmapped(tensor: torch.Tensor) -> torch.Tensor:
+    """The whole batch that a tensor in a function mapped with ``torch.vmap`` is a member of."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = torch._C._functorch.get_unwrapped(tensor)
+    return tensor
 
 
 def _storage(tensor: torch.Tensor) -> int:

@@ -11,7 +11,7 @@ import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from autopart.fingerprint import fingerprint
+from autopart.keying import fingerprint
 from autopart.program import Program
 from autopart.schema.graph import Graph, Layer, Note, Value, Weight
 from autopart.segment import Segment, build_segment, constants_read

@@ -104,7 +104,7 @@ def check_captured(model: nn.Module, captured: fx.GraphModule) -> None:
         if node.op == "call_function" and free_unbacked_symbols(node.meta.get("val")):
             raise _at(_module_of(model, node), f"{node.target} gives what depends on the values of tensors")
         if node.users and getattr(node.target, "__name__", "") == "_remove_batch_dim":
-            raise _at(_module_of(model, node), "it maps a function over a batch (torch.vmap), which cannot be cut out")
+            raise _at(_module_of(model, node), "it maps a function over a batch, in a way that cannot be cut out")
         if node.op == "get_attr":
             owner, _, name = str(node.target).rpartition(".")
             held = getattr(captured.get_submodule(owner), name)

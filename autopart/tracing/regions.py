@@ -27,11 +27,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopart.customgrad import FunctionCall
 from autopart.recompute import Recompute, mark, mark_held, region_of
+from autopart.tracing.mapping import refuse_in_mapped
 
 __all__ = ["finish", "kept"]
 
 _LIBRARY = torch.library.Library("autopart_recorded", "DEF")  # type: ignore[no-untyped-call]
 _LIBRARY.define("function(Tensor[] tensors, int call) -> Tensor[]")  # type: ignore[no-untyped-call]
+_NON_REENTRANT = next(
+    name for name in ("_checkpoint_without_reentrant_generator_impl", "_checkpoint_without_reentrant_generator")
+    if hasattr(checkpoint, name)
+)  # fmt: skip
+"""what ``checkpoint(use_reentrant=False)`` runs; torch 2.14 has put another function below the one of 2.13"""
 _Kind: Any = autograd_function.FunctionMeta
 """the class of all custom Functions; its properties go before their own attributes"""
 _numbers = itertools.count()
@@ -118,6 +124,7 @@ def _forward_of(function: Any) -> Callable[..., Any]:
     if recorder.is_inside or get_proxy_mode() is None:
         found: Callable[..., Any] = own.__get__(None, function)
         return found
+    refuse_in_mapped("an autograd.Function")
     return functools.partial(recorder.forward, function)
 
 
@@ -135,14 +142,14 @@ def kept(model: nn.Module) -> Iterator[_Recorder]:
 
 @contextlib.contextmanager
 def _caught() -> Iterator[None]:
-    reentrant, generator = checkpoint.CheckpointFunction.apply, checkpoint._checkpoint_without_reentrant_generator
+    reentrant, generator = checkpoint.CheckpointFunction.apply, getattr(checkpoint, _NON_REENTRANT)
     _Kind.forward = property(_forward_of)
     setattr(checkpoint.CheckpointFunction, "apply", _reentrant(reentrant))  # noqa: B010  # no method, says mypy
-    checkpoint._checkpoint_without_reentrant_generator = _non_reentrant(generator)
+    setattr(checkpoint, _NON_REENTRANT, _non_reentrant(generator))
     try:
         yield
     finally:
-        checkpoint._checkpoint_without_reentrant_generator = generator
+        setattr(checkpoint, _NON_REENTRANT, generator)
         del _Kind.forward, checkpoint.CheckpointFunction.apply
 
 
@@ -188,6 +195,7 @@ def _region(
     *, reentrant: bool, preserves_random_state: bool, context_fn: Callable[[], Any] | None, early_stop: bool
 ) -> Iterator[None]:
     """Mark the operators that are recorded inside; a region inside a region is part of it."""
+    refuse_in_mapped("a checkpoint")
     mode = get_proxy_mode()
     assert mode is not None, "a region is marked while something is traced"
     region = Recompute(

@@ -17,7 +17,7 @@ from torch import fx, nn
 
 from autopart.opaque import OpaqueCall, flat
 
-__all__ = ["WHOLE_CALL", "CannotTraceError", "Site", "intercepted", "put_in", "standing_in"]
+__all__ = ["WHOLE_CALL", "CannotTraceError", "Site", "call_recorded", "intercepted", "put_in", "standing_in"]
 
 WHOLE_CALL = "_call_impl"
 """what ``module(...)`` runs, hooks included"""
@@ -124,11 +124,9 @@ def standing_in(calls: Mapping[Site, Sequence[OpaqueCall]]) -> Iterator[set[int]
         recorded = next(turns[site], None)
         if recorded is None or recorded.arguments.form != arguments.form:
             raise CannotTraceError(f"{site.label} is called in another way while traced than when run", site)
-        number = next(_NUMBERS)
-        numbers.add(number)
-        _CALLS[number] = recorded
         own = {} if site.module is None else _tensors_by_all_names(site.module)
-        return recorded.results.filled(_OPERATOR([*tensors, *(own[name] for name in recorded.weight_names)], number))
+        weights = (own[name] for name in recorded.weight_names)
+        return recorded.results.filled(call_recorded(recorded, numbers, *tensors, *weights))
 
     try:
         with intercepted(tuple(calls), stand_in):
@@ -136,6 +134,15 @@ def standing_in(calls: Mapping[Site, Sequence[OpaqueCall]]) -> Iterator[set[int]
     finally:
         for number in numbers:
             del _CALLS[number]
+
+
+def call_recorded(call: OpaqueCall, numbers: set[int], *tensors: torch.Tensor) -> list[torch.Tensor]:
+    """Let the tracer record one operator for the call; its number joins those that ``standing_in`` gave."""
+    number = next(_NUMBERS)
+    numbers.add(number)
+    _CALLS[number] = call
+    results: list[torch.Tensor] = _OPERATOR(list(tensors), number)
+    return results
 
 
 def _tensors_by_all_names(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -15,7 +15,8 @@ import typer.main
 import autopart
 from autopart.cli.main import app, main
 from autopart.errors import InfeasibleError, ModelSourceError, RunError, TracingError
-from autopart.schema.store import dump, save_plan
+from autopart.schema.alternatives import Alternative
+from autopart.schema.store import dump, load_plan, save_plan
 from autopart.schema.verification import Verification
 from tests.paper import CHECKS, a_measurement, a_plan
 
@@ -62,11 +63,21 @@ def python(*arguments: str, script: str = CANNOT_IMPORT_TORCH) -> subprocess.Com
 
 def test_what_needs_no_torch_runs_without_it(plan_file: str, tmp_path: Path) -> None:
     for words in (
-        ["--help"], ["--version"], ["plan", "--help"], ["explain", plan_file], ["explain", plan_file, "--json"],
+        ["--help"], ["--version"], ["plan", "--help"], ["schema", "plan"], ["explain", plan_file],
+        ["explain", plan_file, "--json"],
         ["export", plan_file, "--to", "csv"], ["report", plan_file, "--trace", str(tmp_path / "trace.json")],
     ):
         done = python(*words)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_shell_completes_commands() -> None:
+    words = {"_AUTOPART_COMPLETE": "complete_bash", "COMP_WORDS": "autopart pl", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "autopart.cli.main"], env={**os.environ, **words}, capture_output=True, text=True,
+        timeout=120, check=False,
+    )
+    assert done.stdout.split() == ["plan"], done.stderr
 
 
 def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,14 +92,18 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "compare": sorted([*(each for each in shared if each != "--cluster"), "--catalogue", "--format",
                            "--microbatches", "--objective", "--sets", "--time-limit"]),
         "devices": ["--json"],
+        "doctor": ["--json"],
         "explain": ["--json", "--layer", "--stage"],
         "export": ["--output", "--to"],
-        "plan": sorted([*shared, "--contiguous", "--data-parallel", "--forbid", "--gap", "--method", "--microbatches",
-                        "--objective", "--pin", "--recompute", "--schedule", "--solver", "--stages",
-                        "--tensor-parallel", "--time-limit", "--together", "--verify", "--workload"]),
+        "plan": sorted([*shared, "--budget", "--contiguous", "--data-parallel", "--forbid", "--gap", "--master-weights",
+                        "--method", "--microbatches", "--max-price", "--max-step-time", "--objective",
+                        "--pin", "--recompute", "--rent", "--reserve", "--schedule", "--top",
+                        "--solver", "--stages", "--tensor-parallel", "--time-limit", "--together", "--verify",
+                        "--workload"]),
         "profile": sorted([*shared, "--budget"]),
         "report": ["--measured", "--output", "--trace"],
-        "run": ["--json", "--output", "--single", "--steps", "--warmup"],
+        "run": ["--json", "--layers", "--output", "--single", "--steps", "--warmup"],
+        "schema": [],
         "trace": ["--batch", "--dtype", "--json", "--mode"],
         "verify": ["--json"],
     }
@@ -100,7 +115,9 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "--mode", "train", "--batch", "8", "--microbatches", "4", "--schedule", "1f1b", "--dtype", "bf16",
         "--stages", "2", "--method", "even", "--solver", "cbc", "--time-limit", "2min", "--gap", "0.01",
         "--objective", "latency", "--refresh", "--no-verify", "--data-parallel", "2", "--tensor-parallel", "4",
-        "--recompute", "auto", "--pin", "a=t4:0", "--forbid", "b=cpu", "--together", "a,c",
+        "--reserve", "t4=1GiB", "--master-weights", "--budget", "90s", "--recompute", "auto", "--pin", "a=t4:0",
+        "--forbid", "b=cpu", "--together", "a,c", "--max-step-time", "80ms", "--max-price", "4$/h",
+        "--rent", "cpu=0.50$/h",
     ])
     assert code == 0
     (_, _, load), (_, _, planned) = fake_api.calls
@@ -109,11 +126,40 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
     assert planned == {
         "devices": "2xt4,cpu", "max_memory": ("t4=8GiB", "cpu=1GiB"), "cluster_file": None, "refresh": True,
         "mode": "train", "batch": 8, "microbatches": 4, "schedule": "1f1b", "optimizer": "adamw", "dtype": "bf16",
+        "max_step_seconds": 0.08, "max_usd_per_hour": 4.0, "rents": (("cpu", 0.5),),
         "objective": "latency", "stages": 2, "method": "even", "solver": "cbc", "time_limit_seconds": 120.0,
         "gap": 0.01, "verify": False, "data_parallel": 2, "tensor_parallel": 4, "recompute": "auto",
-        "pins": (("a", "t4:0"),), "forbidden": (("b", "cpu"),), "together": (("a", "c"),),
+        "pins": (("a", "t4:0"),), "forbidden": (("b", "cpu"),), "together": (("a", "c"),), "reserve": ("t4=1GiB",),
+        "master_weights": True, "budget_seconds": 90.0,
     }
     assert capsys.readouterr().out.startswith(a_plan().verdict)
+
+
+def test_several_plans_are_listed_and_the_best_is_written(
+    fake_api: types.SimpleNamespace, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    plans = tuple(Alternative(plan=a_plan(), trade=trade) for trade in ("the best plan", "2.000x the time"))
+    asked: list[int] = []
+
+    def plan_top_source(source: object, num_plans: int, **words: object) -> tuple[Alternative, ...]:
+        asked.append(num_plans)
+        return plans
+
+    fake_api.plan_top_source = plan_top_source
+    written = tmp_path / "plan.json"
+    assert main(["plan", "model.py", "--top", "2", "-o", str(written)]) == 0
+    assert asked == [2]
+    shown = capsys.readouterr().out
+    assert shown.startswith(a_plan().verdict) and "2.000x the time" in shown
+    assert load_plan(written) == a_plan()
+    assert main(["plan", "model.py", "--top", "2", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [each["trade"] for each in listed] == ["the best plan", "2.000x the time"]
+
+
+@pytest.mark.parametrize("words", [["--rent", "cpu"], ["--rent", "cpu=x"], ["--max-price", "4 euros"]])
+def test_what_is_no_price_is_refused(words: list[str], fake_api: types.SimpleNamespace) -> None:
+    assert main(["plan", "model.py", *words]) == 2
 
 
 def test_what_is_not_said_is_left_to_the_planner(fake_api: types.SimpleNamespace) -> None:
@@ -141,7 +187,8 @@ def test_run_and_verify_load_as_the_plan_says(
     assert main(["run", plan_file, "model.py", "--steps", "3", "--warmup", "0", "--no-single"]) == 0
     name, args, kwargs = fake_api.calls[-1]
     kwargs.pop("progress")
-    assert (name, args, kwargs) == ("run_source", (a_plan(), "model.py"), {"steps": 3, "warmup": 0, "single": False})
+    assert (name, args) == ("run_source", (a_plan(), "model.py"))
+    assert kwargs == {"steps": 3, "warmup": 0, "single": False, "layers": True}
     assert "predicted" in capsys.readouterr().out
     assert main(["verify", plan_file, "model.py"]) == 0
     assert fake_api.calls[-1][:2] == ("verify_source", (a_plan(), "source"))

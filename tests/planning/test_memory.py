@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 
 import numpy as np
@@ -8,7 +9,7 @@ from hypothesis import given, settings
 
 from autopart.planning.memory import Rules, StageFacts, memory_terms, num_in_flight, stage_facts, stage_memory
 from autopart.planning.tables import facts_table
-from autopart.schema.device import Cluster
+from autopart.schema.device import Cluster, Overhead
 from autopart.schema.graph import Loss
 from autopart.schema.job import Job, Optimizer, ScheduleName
 from autopart.schema.problem import Candidate
@@ -173,3 +174,40 @@ def test_the_tables_say_what_each_stage_says(problem: tuple[Candidate, Cluster, 
             for field in fields(StageFacts):
                 assert np.asarray(getattr(table, field.name))[a, b] == getattr(facts, field.name), field.name
             assert int(totals[a, b]) == stage_memory(facts, some_rules, 1).total
+
+
+ALLOCATOR = Overhead(context_bytes=10**6, segment_bytes=1000, fragmentation_permille=30)
+
+
+def test_what_is_allocated_anew_leaves_gaps_and_what_stays_does_not() -> None:
+    graph = chain(6, weight_bytes=1000, value_bytes=100, peak_bytes=250)
+    plain = rules(train=False)
+    before = stage_memory(stage_facts(graph, 2, 4), plain, 4)
+    after = stage_memory(
+        stage_facts(graph, 2, 4), replace(plain, fragmentation_permille=30, segment_bytes=1000), 4
+    )
+    # four outputs held and the rest of a layer's peak: 550 of the 2,950 bytes; weights and receive buffers stay
+    assert after.fragmentation == 1000 + math.ceil(0.03 * 550)
+    assert after.total == before.total + after.fragmentation
+
+
+def test_the_allocators_reserve_is_that_of_the_worst_device() -> None:
+    devices = (device("a"), replace(device("b"), overhead=ALLOCATOR))
+    found = Rules.of(Job(batch=1), "gpipe", 1, Cluster(devices=devices))
+    assert (found.fragmentation_permille, found.segment_bytes) == (30, 1000)
+    assert Rules.of(Job(batch=1), "gpipe", 1, Cluster(devices=devices[:1])).fragmentation_permille == 0
+
+
+@settings(max_examples=30, deadline=None)
+@given(problems())
+def test_tables_and_stages_agree_on_the_reserve(problem: tuple[Candidate, Cluster, Job]) -> None:
+    candidate, _, job = problem
+    some = replace(
+        Rules.of(job, "gpipe", candidate.num_microbatches), fragmentation_permille=37, segment_bytes=11
+    )
+    graph, num = candidate.graph, candidate.num_microbatches
+    terms = memory_terms(facts_table(graph, (0, *graph.legal_cuts, len(graph.layers))), some)
+    whole = stage_memory(stage_facts(graph, 0, len(graph.layers)), some, num)
+    assert terms.total(num)[0, -1] == whole.total
+    added = terms.fixed() + num * terms.per_microbatch  # as the rule of 1F1B does: never less
+    assert added[0, -1] >= replace(terms, update=0 * terms.update).total(num)[0, -1]

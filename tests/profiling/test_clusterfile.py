@@ -155,3 +155,12 @@ def test_files_that_are_not_ours(tmp_path: Path) -> None:
         read_cluster(cluster_file=tmp_path / "binary.yaml")
     with pytest.raises(UsageError, match="given twice"):
         read_cluster("t4", cluster_file=tmp_path / "cluster.yaml")
+
+
+def test_a_reserve_is_taken_off(tmp_path: Path) -> None:
+    rows = "{name: desk, kind: rtx-4090, reserve: 1.5GiB}, {name: odd, kind: t4, memory: 8GiB, reserve: 1GiB}"
+    desk, odd = read(tmp_path, f"devices: [{rows}]").devices
+    assert desk.overhead.reserve_bytes == 3 * 2**29
+    assert odd.memory_bytes == 7 * 2**30 and "left to others" in odd.memory_origin
+    with pytest.raises(DeviceError, match=r"devices\.0: a reserve of .* leaves nothing"):
+        read(tmp_path, "devices:\n  - {name: a, kind: t4, reserve: 16GB}\n")

@@ -62,15 +62,17 @@ def make_plan(
     schedule: ScheduleName = "gpipe",
     optimizer: Optimizer = "none",
     speeds: tuple[float, ...] = (),
+    ranks: tuple[int, ...] = (),
 ) -> Plan:
-    """A plan that cuts the graph at these boundaries, one cpu device per stage."""
+    """A plan that cuts the graph at these boundaries; ``ranks``: the cpu device of every stage, () one for each."""
     ends = (0, *cuts, len(graph.layers))
     names = [layer.name for layer in graph.layers]
     num_stages = len(ends) - 1
+    placed = ranks or tuple(range(num_stages))
     memory = Memory(parameters=1, gradients=0, optimizer=0, activations=0, workspace=0, communication=0)
     stages = tuple(
         Stage(
-            index=index, devices=(f"cpu:{index}",), layers=tuple(names[a:b]), parameter_bytes=1, peak_bytes=1,
+            index=index, devices=(f"cpu:{placed[index]}",), layers=tuple(names[a:b]), parameter_bytes=1, peak_bytes=1,
             capacity_bytes=2**40, forward_seconds=1e-3, backward_seconds=0.0, optimizer_seconds=0.0,
             utilisation=0.5, memory=memory,
         )
@@ -83,7 +85,7 @@ def make_plan(
             name=graph.model, fingerprint=graph.fingerprint, num_layers=len(names), num_parameters=graph.num_parameters
         ),
         job=Job(mode=mode, batch=batch, optimizer=optimizer),
-        cluster=Cluster(devices=_devices(speeds or (1.0,) * num_stages), links=(_link(),)),
+        cluster=Cluster(devices=_devices(speeds or (1.0,) * (max(placed) + 1)), links=(_link(),)),
         stages=stages,
         transfers=(),
         schedule=Schedule(name=schedule, num_microbatches=num_microbatches, warmup=(0,) * num_stages),

@@ -128,7 +128,7 @@ def test_one_stage_runs_in_a_group_of_one_and_another_size_is_refused(tmp_path: 
         for name, weight in model.named_parameters():
             torch.testing.assert_close(gradients[name], weight.grad)
         two = make_plan(program.graph, (2,), num_microbatches=NUM_MICROBATCHES, mode="train")
-        with pytest.raises(RunError, match="2 stages, the process group 1 processes"):
+        with pytest.raises(RunError, match="stages on 2 devices, the process group has 1 processes"):
             DistributedPipeline(program, two, 0)
     finally:
         dist.destroy_process_group()

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopart.errors import UsageError
+from autopart.livebytes import LiveBytes
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
 from autopart.schema.graph import Graph, Layer, Value
 
@@ -30,7 +31,7 @@ def test_splitting_and_joining_gives_the_batch_back(num_microbatches: int, size:
     graph = make_graph(size, (size, 3))
     chunks = split_inputs((value,), graph, num_microbatches)
     assert len(chunks) == num_microbatches
-    assert torch.equal(join_outputs(chunks, graph)[0], value)
+    assert torch.equal(join_outputs(chunks, graph, num_microbatches)[0], value)
 
 
 def test_tensors_that_are_not_batched_go_to_every_microbatch() -> None:
@@ -61,6 +62,14 @@ def test_no_target_and_a_lone_target() -> None:
 def test_scalar_outputs_are_averaged_and_constants_kept() -> None:
     constant = torch.arange(5)
     chunks = [(torch.tensor(1.0), constant), (torch.tensor(4.0), constant)]
-    mean, kept = join_outputs(chunks, make_graph(2))
+    mean, kept = join_outputs(chunks, make_graph(2), 2)
     assert mean.item() == pytest.approx(2.5)
     assert torch.equal(kept, constant)
+
+
+def test_joining_holds_one_chunk_beside_the_joined_output() -> None:
+    live = LiveBytes()
+    with live:
+        joined = join_outputs((((torch.zeros(100) + index).view(1, 100),) for index in range(8)), make_graph(1), 8)[0]
+    assert joined[:, 0].tolist() == list(range(8))
+    assert live.peak_bytes <= 4 * (800 + 2 * 100 + 1)  # the joined output, a chunk and what it was made from

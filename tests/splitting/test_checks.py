@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import DynamicOutputShapeException
 
-from autopart import codekey
 from autopart.errors import MismatchError
+from autopart.keying import codekey
 from autopart.modelsource import Source
 from autopart.program import Program
 from autopart.schema.plan import Check

@@ -23,23 +23,24 @@ class Scaling(nn.Module):
 
 
 class Detaching(nn.Module):
-    """Loses the gradient between its layers, where it is told to."""
+    """Loses the gradient between its layers, or of all of them, where it is told to."""
 
     def __init__(self) -> None:
         super().__init__()
         self.one, self.two, self.three = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)
-        self.detaches = False
+        self.detaches = ""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.two(self.one(x))
-        return self.three(y.detach() if self.detaches else y)  # type: ignore[no-any-return]
+        z: torch.Tensor = self.three(y.detach() if self.detaches == "between" else y)
+        return z.detach() if self.detaches == "all" else z
 
 
-def _split_without_gradients(model: Detaching) -> SplitModule:
+def _split_without_gradients(model: Detaching, where: str = "between") -> SplitModule:
     """A split whose trace is not of what the model does."""
-    model.detaches = True
+    model.detaches = where
     wrong = trace(model, (X,), training=model.training)
-    model.detaches = False
+    model.detaches = ""
     return SplitModule(model, stages_of(wrong, edges(len(wrong.graph.layers), 2)), lambda *_: wrong)
 
 
@@ -59,6 +60,12 @@ def test_different_gradients_name_the_first_layer() -> None:
     model = Detaching().train()
     with pytest.raises(MismatchError, match=r"gradient of one\.\w+ differs .* \(4 of 6 do\).* is one$"):
         verify(_split_without_gradients(model), model, (X,), {})
+
+
+def test_no_gradients_at_all_differ_too() -> None:
+    model = Detaching().train()
+    with pytest.raises(MismatchError, match=r"gradient of one\.\w+ differs .* \(6 of 6 do\)"):
+        verify(_split_without_gradients(model, "all"), model, (X,), {})
 
 
 def test_in_eval_mode_gradients_do_not_matter() -> None:

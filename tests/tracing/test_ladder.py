@@ -292,16 +292,6 @@ def test_shapes_that_depend_on_values_are_checked_at_every_call() -> None:
         segment(x)
 
 
-class Mapped(nn.Module):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.vmap(lambda row: row * row.new_ones(()))(x)  # type: ignore[no-any-return]
-
-
-def test_a_function_mapped_over_a_batch_runs_as_it_is_written() -> None:
-    model, x = _net(Mapped()).train(), torch.randn(4, WIDTH)
-    assert_same(outcome(model, model, (x,), {}), outcome(split(model, (x,), {}), model, (x,), {}))
-
-
 class Throwing(nn.Module):
     """Draws from a torch.Generator, and by a name of numpy's that was imported before."""
 

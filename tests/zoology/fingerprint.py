@@ -11,7 +11,7 @@ import autopart
 
 __all__ = ["key_of_code", "sources", "versions"]
 
-_ROOMS = ("", "schema", "tracing", "splitting")  # "" is the top level; splitting imports from no other room
+_ROOMS = ("", "keying", "schema", "tracing", "splitting")  # "" is the top level; splitting imports from no other room
 
 
 def versions() -> str:

@@ -11,7 +11,7 @@ from transformers import ViTConfig, ViTForImageClassification
 
 CONFIG = ViTConfig(
     hidden_size=192, num_hidden_layers=12, num_attention_heads=3, intermediate_size=768, image_size=112,
-    num_labels=1000,
+    id2label={index: str(index) for index in range(1000)},
 )  # fmt: skip
 
 

@@ -1,44 +1,32 @@
 """What every rank computes and in which order, as torch.distributed.pipelining's schedules have it.
 
 Read off torch/distributed/pipelining/schedules.py (torch 2.13 and 2.14, the same there): ScheduleGPipe, Schedule1F1B,
-ScheduleInterleaved1F1B and ScheduleInterleavedZeroBubble, whose ``pipeline_order`` a test compares with, rank by rank.
-Of *R* ranks rank *r* owns the virtual stages r, r + R, r + 2 R, ...
+ScheduleLoopedBFS, ScheduleInterleaved1F1B, ScheduleInterleavedZeroBubble and ScheduleZBVZeroBubble, whose
+``pipeline_order`` a test compares with, rank by rank.  Of *R* ranks rank *r* owns the stages r, r + R, r + 2 R, ...;
+in ZBV r and 2 R - 1 - r.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
+from autopart.orders.actions import Action, Deed
 from autopart.schema.job import ScheduleName
 
-__all__ = ["ORDERS", "Action", "Deed", "most_in_flight", "num_rounds"]
-
-Deed = Literal["forward", "backward", "input", "weight"]
-"""``input`` and ``weight`` are the halves of a backward that zero-bubble parts"""
-
-
-@dataclass(frozen=True, slots=True)
-class Action:
-    """One computation of a rank."""
-
-    deed: Deed
-    stage: int
-    microbatch: int
+__all__ = ["ORDERS", "num_rounds", "zbv"]
 
 
 def _gpipe(rank: int, num_ranks: int, num_local: int, num_microbatches: int) -> list[Action]:
     """All forwards, then all backwards."""
-    assert num_local == 1, "GPipe has one stage per rank"
+    assert num_local == 1, "torch's GPipe has one stage per rank"
     forwards = [Action("forward", rank, m) for m in range(num_microbatches)]
     return forwards + [Action("backward", rank, m) for m in range(num_microbatches)]
 
 
 def _one_forward_one_backward(rank: int, num_ranks: int, num_local: int, num_microbatches: int) -> list[Action]:
     """R - 1 - r forwards ahead, then forward and backward in turn, then the rest (Narayanan et al. 2021, 2.2)."""
-    assert num_local == 1, "1F1B has one stage per rank"
+    assert num_local == 1, "torch's 1F1B has one stage per rank"
     ahead = min(num_ranks - 1 - rank, num_microbatches)
     order = [Action("forward", rank, m) for m in range(ahead)]
     for m in range(num_microbatches):
@@ -46,6 +34,14 @@ def _one_forward_one_backward(rank: int, num_ranks: int, num_local: int, num_mic
             order.append(Action("forward", rank, ahead + m))
         order.append(Action("backward", rank, m))
     return order
+
+
+def _looped_bfs(rank: int, num_ranks: int, num_local: int, num_microbatches: int) -> list[Action]:
+    """All micro-batches through one stage, then through the rank's next (Lamy-Poirier 2023); backward in reverse."""
+    stages = range(rank, num_ranks * num_local, num_ranks)
+    each = range(num_microbatches)
+    forwards = [Action("forward", stage, m) for stage in stages for m in each]
+    return forwards + [Action("backward", stage, m) for stage in reversed(stages) for m in reversed(each)]
 
 
 def num_rounds(num_ranks: int, num_microbatches: int) -> int:
@@ -98,20 +94,46 @@ def _looped(
 ORDERS: dict[ScheduleName, Callable[[int, int, int, int], list[Action]]] = {
     "gpipe": _gpipe,
     "1f1b": _one_forward_one_backward,
+    "looped-bfs": _looped_bfs,
     "interleaved": _interleaved,
     "zero-bubble": _zero_bubble,
 }
 """(rank, number of ranks, stages per rank, micro-batches) to the rank's computations in order"""
 
 
-def most_in_flight(order: list[Action]) -> dict[int, int]:
-    """Most micro-batches whose activations each stage of an order keeps at once, from forward to the last backward."""
-    alive: Counter[int] = Counter()
-    most: dict[int, int] = {}
-    for action in order:
-        if action.deed == "forward":
-            alive[action.stage] += 1
-        most[action.stage] = max(most.get(action.stage, 0), alive[action.stage])
-        if action.deed in ("backward", "weight"):
-            alive[action.stage] -= 1
-    return most
+def zbv(rank: int, num_ranks: int, num_microbatches: int) -> list[Action]:
+    """ZB-V (Qi et al. 2024, section 6): two stages per rank in the shape of a V, as far down as it is far up.
+
+    Torch draws it for at least 2 R - 1 micro-batches and strikes out those that are not there.
+    """
+    down, up = rank, 2 * num_ranks - 1 - rank
+    num_drawn = max(2 * num_ranks - 1, num_microbatches)
+    drawn: Counter[tuple[Deed, int]] = Counter()
+    order: list[Action] = []
+
+    def append(stage: int, *deeds: Deed) -> None:
+        for deed in deeds:
+            order.append(Action(deed, stage, drawn[deed, stage]))
+            drawn[deed, stage] += 1
+
+    for _ in range(2 * (num_ranks - rank) - 1):
+        append(down, "forward")
+    for _ in range(rank):
+        append(up, "forward")
+        append(down, "forward")
+    for _ in range(num_ranks - rank):
+        append(up, "forward", "input", "weight")
+    while drawn["forward", up] < drawn["forward", down] or drawn["forward", down] < num_drawn:
+        if drawn["forward", down] < num_drawn:
+            append(down, "forward")
+        append(down, "input", "weight")
+        append(up, "forward", "input", "weight")
+    for _ in range(rank):
+        append(down, "input")
+        append(up, "input")
+    for _ in range(num_ranks - rank):
+        append(down, "input", "weight")
+    for stage in (up, down):
+        while drawn["weight", stage] < drawn["input", stage]:
+            append(stage, "weight")
+    return [action for action in order if action.microbatch < num_microbatches]

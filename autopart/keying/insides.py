@@ -6,7 +6,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from autopart.codekey import is_users
+from autopart.keying.codekey import is_users
 
 __all__ = ["code_words", "content", "is_plain_python", "is_users_module", "names_in", "slots_of"]
 

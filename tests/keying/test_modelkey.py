@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from autopart import codekey, modelsource
-from autopart.modelkey import model_key
+from autopart import modelsource
+from autopart.keying import codekey, model_key
 from autopart.modelsource import Source
 from autopart.weightless import weights_left_out
 
@@ -85,7 +85,7 @@ def test_weights_and_inputs_are_not_looked_at(source: Source) -> None:
 
 def test_other_processes_find_the_same_key(source: Source, tmp_path: Path) -> None:
     script = (
-        "import sys; from autopart import modelsource; from autopart.modelkey import model_key;"
+        "import sys; from autopart import modelsource; from autopart.keying import model_key;"
         "s = modelsource.load(sys.argv[1]); print(model_key(s.model, s.args, s.kwargs, training=False, name='')[-1])"
     )
     (tmp_path / "ask.py").write_text(script)

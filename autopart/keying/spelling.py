@@ -20,8 +20,8 @@ import torch
 from torch import nn
 from torch._ops import OpOverload, OpOverloadPacket
 
-from autopart.codekey import is_torch, is_users
-from autopart.insides import code_words, content, is_plain_python, is_users_module, names_in, slots_of
+from autopart.keying.codekey import is_torch, is_users
+from autopart.keying.insides import code_words, content, is_plain_python, is_users_module, names_in, slots_of
 
 __all__ = ["CannotSpellError", "Spelling"]
 

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from torch.nn.modules import module as module_hooks
 
-from autopart.codekey import code_key
-from autopart.spelling import CannotSpellError, Spelling
+from autopart.keying.codekey import code_key
+from autopart.keying.spelling import CannotSpellError, Spelling
 
 __all__ = ["model_key"]
 

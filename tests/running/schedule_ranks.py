@@ -1,0 +1,164 @@
+"""What tests/running/test_schedules.py starts: ``python -m tests.running.schedule_ranks DIRECTORY``.
+
+One process imports torch and forks the ranks of a world of two, then those of a world of four.  Every rank compares
+its gradients with those of the whole model, which it computes by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from autopart.program import Program
+from autopart.running.distributed import DistributedPipeline
+from autopart.schema.job import ScheduleName
+from autopart.tracing import trace
+from tests.running.handmade import make_plan
+
+NUM_MICROBATCHES, MICROBATCH, WIDTH, NUM_BLOCKS = 4, 2, 8, 6
+
+
+@dataclass(frozen=True)
+class Case:
+    schedule: ScheduleName
+    ranks: tuple[int, ...]
+    model: str
+    num_microbatches: int = NUM_MICROBATCHES
+    training: bool = True
+
+    @property
+    def name(self) -> str:
+        mode = "train" if self.training else "infer"
+        placed = "".join(str(rank) for rank in self.ranks)
+        return f"{mode} {self.schedule} {placed} {self.model} {self.num_microbatches}"
+
+
+MODELS = ("plain", "skip", "tied")
+PLACEMENTS: tuple[tuple[ScheduleName, tuple[int, ...]], ...] = (
+    ("gpipe", (0, 1)), ("gpipe", (0, 1, 0, 1)),
+    ("1f1b", (0, 1)), ("1f1b", (0, 0, 1)), ("1f1b", (0, 1, 0, 1)),
+    ("interleaved", (0, 1)), ("interleaved", (0, 1, 0, 1)), ("interleaved", (0, 0, 1)), ("interleaved", (0, 1, 0)),
+    ("looped-bfs", (0, 1, 0, 1)),
+    ("zero-bubble", (0, 1)), ("zero-bubble", (0, 1, 0, 1)), ("zero-bubble", (0, 1, 1, 0)), ("zero-bubble", (0, 0, 1)),
+)  # fmt: skip
+CASES = {
+    2: (
+        *(Case(schedule, ranks, model) for schedule, ranks in PLACEMENTS for model in MODELS),
+        Case("interleaved", (0, 1, 0, 1), "plain", 5),  # two rounds do not divide it: our own table
+        *(Case("gpipe", ranks, "skip", training=False) for ranks in ((0, 1), (0, 1, 0, 1), (0, 1, 1, 0))),
+    ),
+    4: (
+        Case("gpipe", (0, 1, 2, 3), "skip"), Case("1f1b", (0, 1, 2, 3), "tied"),
+        Case("interleaved", (0, 1, 2, 3, 0, 1), "tied"), Case("looped-bfs", (0, 1, 2, 3), "skip"),
+        Case("zero-bubble", (0, 1, 2, 3), "tied"),
+    ),
+}  # fmt: skip
+
+
+class Blocks(nn.Module):
+    """Residual blocks; ``skip``: the first value is used again at the end, ``tied``: the head is the embedding."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.skips = kind == "skip"
+        self.embed = nn.Embedding(17, WIDTH)
+        self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(NUM_BLOCKS))
+        self.head = nn.Linear(WIDTH, 17, bias=False)
+        if kind == "tied":
+            self.head.weight = self.embed.weight
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        start = value = self.embed(tokens)
+        for block in self.blocks:
+            value = value + torch.tanh(block(value))
+        result: torch.Tensor = self.head(value * start if self.skips else value)
+        return result
+
+
+def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
+
+def cuts_of(program: Program, num_stages: int) -> tuple[int, ...]:
+    legal = sorted(program.graph.legal_cuts)
+    return tuple(legal[(index + 1) * len(legal) // num_stages - 1] for index in range(num_stages - 1))
+
+
+def error_of(case: Case, rank: int) -> float:
+    """The largest relative error of this rank's gradients and loss after two steps (of its output in inference)."""
+    torch.manual_seed(5)
+    model, twin = Blocks(case.model), Blocks(case.model)
+    twin.load_state_dict(model.state_dict())
+    tokens, target = (torch.randint(0, 17, (MICROBATCH * case.num_microbatches, 3)) for _ in range(2))
+    program = trace(model, (tokens[:MICROBATCH],), training=case.training)
+    plan = make_plan(
+        program.graph, cuts_of(program, len(case.ranks)), num_microbatches=case.num_microbatches,
+        mode="train" if case.training else "infer", schedule=case.schedule, ranks=case.ranks,
+    )
+    pipeline = DistributedPipeline(program, plan, rank, loss_fn=loss_of)
+    if not case.training:
+        output = pipeline.step(tokens)
+        assert (output is not None) == (plan.ranks[-1] == rank)
+        return 0.0 if output is None else relative(output, twin.eval()(tokens))
+    errors = []
+    for _ in range(2):
+        found = pipeline.step(tokens, target=target)
+        loss = loss_of(twin(tokens), target)
+        torch.autograd.backward(loss)
+        errors += [] if found is None else [relative(found, loss)]
+    theirs = dict(twin.named_parameters(remove_duplicate=False))
+    for name, weight in pipeline.weights().items():
+        assert weight.grad is not None, name
+        assert theirs[name].grad is not None
+        errors.append(relative(weight.grad, theirs[name].grad))
+    return max(errors)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor | None) -> float:
+    assert expected is not None
+    return float((found.detach() - expected.detach()).abs().max() / expected.detach().abs().max())
+
+
+def work(directory: Path, rank: int, world: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
+        timeout=timedelta(seconds=120),
+    )
+    found: dict[str, float | str] = {}
+    for case in CASES[world]:
+        try:
+            found[case.name] = error_of(case, rank)
+        except Exception:
+            found[case.name] = traceback.format_exc()
+            break
+        finally:
+            (directory / f"{world}.{rank}.json").write_text(json.dumps(found))
+    else:
+        dist.destroy_process_group()
+
+
+def main(directory: Path) -> None:
+    for world in CASES:
+        children = []
+        for rank in range(world):
+            child = os.fork()
+            if child == 0:
+                work(directory, rank, world)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
