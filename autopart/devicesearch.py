@@ -86,7 +86,9 @@ def worth_planning(
 
     holding = [each for each in sets if sum(n * memory_bytes(kind) for kind, n in each.counts) >= needed_bytes]
     by_speed = sorted(holding, key=lambda each: (-bound(each), each.name))
-    by_price = sorted(holding, key=lambda each: (-bound(each) / each.rent_usd_per_hour, each.name))
+    by_price = sorted(  # of sets worth the same, up to rounding, the cheapest
+        holding, key=lambda each: (-round(bound(each) / each.rent_usd_per_hour, 9), each.rent_usd_per_hour, each.name)
+    )
     chosen: dict[str, Budgeted] = {}
     for pair in zip(by_speed, by_price, strict=True):
         for each in pair:

@@ -128,7 +128,8 @@ def _installed(classes: Mapping[str, ModuleType | None]) -> Iterator[str]:
         if file.startswith(_PACKAGES):
             yield f"{name} {vars(sys.modules[name]).get('__version__', '')} {_state(file)}"
     for name, module in sorted(classes.items()):
-        yield f"{name} {_state(_file(module))}"
+        if module is not None and not is_users(vars(module)):  # of the user's files the contents count
+            yield f"{name} {_state(_file(module))}"
 
 
 def _top_of(value: object) -> str:

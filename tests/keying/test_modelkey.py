@@ -55,6 +55,11 @@ def example_inputs():
 """
 
 
+@pytest.fixture(autouse=True)
+def started_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # a worker of pytest-xdist has none
+
+
 @pytest.fixture
 def source(tmp_path: Path) -> Source:
     return loaded(tmp_path, TEXT)

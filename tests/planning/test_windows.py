@@ -24,7 +24,7 @@ Problem = tuple[Candidate, Cluster, Job]
 
 EFFORT = Effort(solver="auto", gap=1e-4, deadline=60.0, clock=lambda: 0.0)
 
-thorough = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def instance_of(problem: Problem) -> Instance:
