@@ -20,7 +20,6 @@ from autopart.tracing.dice import certain_answers
 from autopart.tracing.effects import has_effect, users_of_memory
 from autopart.tracing.faults import check_captured, check_state, faults_refused
 from autopart.tracing.gathered import gathered, put_back
-from autopart.tracing.mapping import mapped_as_operators
 from autopart.tracing.recording import record
 from autopart.tracing.regions import finish, kept
 from autopart.tracing.repeats import export_repeated
@@ -56,7 +55,6 @@ def capture(
                 _silent(),
                 faults_refused(model, state),
                 kept(model) as recorder,
-                mapped_as_operators(),
                 standing_in(calls) as stand_ins,
                 certain_answers(stand_ins),
             ):

@@ -27,7 +27,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopart.customgrad import FunctionCall
 from autopart.recompute import Recompute, mark, mark_held, region_of
-from autopart.tracing.mapping import refuse_in_mapped
 
 __all__ = ["finish", "kept"]
 
@@ -124,7 +123,6 @@ def _forward_of(function: Any) -> Callable[..., Any]:
     if recorder.is_inside or get_proxy_mode() is None:
         found: Callable[..., Any] = own.__get__(None, function)
         return found
-    refuse_in_mapped("an autograd.Function")
     return functools.partial(recorder.forward, function)
 
 
@@ -195,7 +193,6 @@ def _region(
     *, reentrant: bool, preserves_random_state: bool, context_fn: Callable[[], Any] | None, early_stop: bool
 ) -> Iterator[None]:
     """Mark the operators that are recorded inside; a region inside a region is part of it."""
-    refuse_in_mapped("a checkpoint")
     mode = get_proxy_mode()
     assert mode is not None, "a region is marked while something is traced"
     region = Recompute(
