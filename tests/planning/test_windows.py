@@ -29,7 +29,7 @@ def effort() -> Effort:
     return Effort(solver="auto", gap=1e-4, deadline=time.monotonic() + 3.0, clock=time.monotonic)
 
 
-not_yet = pytest.mark.skip(reason="on some small random problems the search goes on for minutes past its deadline: open")
+not_yet = pytest.mark.skip(reason="open: on some small random problems the search goes on long past its deadline")
 thorough = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
