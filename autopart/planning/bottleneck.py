@@ -159,12 +159,15 @@ def _walk(instance: Instance, states: States, moves: Moves, threshold: float, fo
 
 
 def least_threshold(instance: Instance, high: float, tight: float) -> Bottleneck:
-    """The largest stage time that no plan can be below, to a share ``tight``, where the vectors can be listed."""
+    """The largest stage time that no plan can be below, to a share ``tight``, where the vectors can be listed.
+
+    The floor of the instance is taken as it is where it is 0: layers that are nothing but views.
+    """
     low = instance.floor_seconds
     path: Path = ()
     num_states = math.prod(count + 1 for count in instance.counts)
     high = min(high, float(instance.arcs.seconds.max(initial=0.0)) * (1 + tight))
-    if num_states > MOST_STATES or not len(instance.arcs):
+    if num_states > MOST_STATES or not len(instance.arcs) or low <= 0:
         return Bottleneck(floor_seconds=low, path=path)
     moves = moves_of(instance)
     states, step = states_of(instance, moves.shape[1]), 1e-3

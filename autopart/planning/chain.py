@@ -143,13 +143,13 @@ def best_path(
     ``bounds.prove``.
     """
     search = _Search(instance, _allowed(instance, at_least, banned), below, tolerance)
-    highest = float(instance.arcs.seconds.max(initial=1e-9))
+    highest = float(instance.arcs.seconds.max(initial=0.0)) or 1e-9  # zeros: layers that are nothing but views
     threshold = max(search.floor_seconds, highest * 1e-3) * FIRST_THRESHOLD if instance.repeats else math.inf
     while not search.below(threshold)[0] and threshold <= highest:
         threshold *= FIRST_THRESHOLD
     if not instance.repeats:
         return search.best
-    low, high = search.floor_seconds, threshold
+    low, high = max(search.floor_seconds, highest * 1e-6), threshold
     while search.best and high > low * NARROW:
         middle = math.sqrt(low * high)
         low, high = (low, middle) if search.below(middle)[0] else (middle, high)

@@ -83,7 +83,7 @@ def is_large(instance: Instance) -> bool:
     """Whether stage-time windows prove it: the dynamic program is not exact, or there are many cuts, merged or not."""
     few_cuts = len(instance.boundaries) <= MAX_BOUNDARIES and not instance.merged
     small = is_exact(instance.counts, instance.widest) and few_cuts
-    return instance.repeats > 0 and not small
+    return instance.repeats > 0 and instance.floor_seconds > 0 and not small
 
 
 def _start(instance: Instance) -> tuple[Instance, Path]:

@@ -92,6 +92,10 @@ def prove_by_windows(instance: Instance, incumbent: float, effort: Effort) -> Ce
     least = least_threshold(instance, incumbent / (instance.repeats + 1), max(effort.gap / 8, 1e-5))
     search = _Search(instance, effort, incumbent, least.floor_seconds, FIRST_WIDTH * max(effort.gap, 1e-3))
     search.meet(keeping_rows(instance, least.path))
+    if search.low <= 0:  # windows grow from the floor; without one nothing but 0 is proven
+        return Certificate(
+            bound_seconds=0.0, path=search.path, closed=search.best <= 0, num_programs=0, solver="none", remark="",
+        )
     while search.low < search.highest:
         _step(search)
     bound = min(search.bound, search.target)
@@ -181,6 +185,8 @@ def _descend(
         search.meet(keeping_rows(instance, tuple(below[list(path)].tolist())))
         if math.isnan(total):
             return False
+        if math.isinf(total):  # no path at all, whatever the target
+            return True
         lower = (search.target - total) / instance.repeats
         if lower >= high * (1 - 1e-9):
             return False

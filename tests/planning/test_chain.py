@@ -11,6 +11,7 @@ from autopart.planning.chain import best_path, count_vectors, is_exact, path_obj
 from autopart.planning.formulate import solve_path
 from autopart.planning.options import evaluate, layout_of, schedules
 from autopart.planning.prices import price_arcs
+from autopart.planning.windows import prove_by_windows
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, SolverName
 from autopart.schema.problem import Candidate
@@ -138,3 +139,14 @@ def test_many_devices_are_proven_without_listing_their_counts() -> None:
     path = best_path(instance)
     certificate = prove(instance, path_objective(instance, instance.arcs, path), EFFORT)
     assert certificate.closed
+
+
+def test_layers_that_take_no_time_are_planned_as_well() -> None:
+    """A model of views: the search for the least largest stage time must end although it is 0."""
+    for size in (0, 1000):
+        chosen = candidate(chain(6, value_bytes=size), {"fast": [0.0] * 6, "slow": [0.0] * 6}, 4)
+        devices = cluster(device("a"), device("b", kind="slow"))
+        instance = build_instance(chosen, devices, Job(batch=4), "gpipe")
+        assert path_objective(instance, instance.arcs, best_path(instance)) == 0
+        late = Effort(solver="auto", gap=1e-4, deadline=1.0, clock=lambda: 0.0)
+        assert prove_by_windows(instance, 1e-3, late).bound_seconds == 0

@@ -25,12 +25,10 @@ Problem = tuple[Candidate, Cluster, Job]
 
 
 def effort() -> Effort:
-    """A few seconds: some random problems take the search far longer, and their bounds must hold where it stops."""
-    return Effort(solver="auto", gap=1e-4, deadline=time.monotonic() + 3.0, clock=time.monotonic)
+    return Effort(solver="auto", gap=1e-4, deadline=time.monotonic() + 60.0, clock=time.monotonic)
 
 
-not_yet = pytest.mark.skip(reason="open: on some small random problems the search goes on long past its deadline")
-thorough = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def instance_of(problem: Problem) -> Instance:
@@ -38,23 +36,20 @@ def instance_of(problem: Problem) -> Instance:
     return build_instance(chosen, devices, job, schedules(job)[0])
 
 
-@not_yet
 @thorough
 @given(problems(max_layers=7, max_devices=4))
 def test_windows_agree_with_the_exact_dynamic_program(problem: Problem) -> None:
     instance = instance_of(problem)
     assume(instance.repeats > 0)
     path, certificate = best_path(instance), prove_by_windows(instance, math.inf, effort())
-    if certificate.closed:
-        assert bool(certificate.path) == bool(path)
+    assert certificate.closed
+    assert bool(certificate.path) == bool(path)
     if path:
         least = path_objective(instance, instance.arcs, path)
         assert certificate.bound_seconds <= least * (1 + 1e-9)
-        if certificate.closed:
-            assert path_objective(instance, instance.arcs, certificate.path) <= least * (1 + 2e-4)
+        assert path_objective(instance, instance.arcs, certificate.path) <= least * (1 + 2e-4)
 
 
-@not_yet
 @thorough
 @given(problems(max_layers=7, max_devices=4))
 def test_every_part_bounds_the_best_plan(problem: Problem) -> None:
@@ -77,15 +72,14 @@ def test_every_part_bounds_the_best_plan(problem: Problem) -> None:
     assert float(arcs.weight[list(sums.path)].sum()) == pytest.approx(sums.total)
 
 
-@not_yet
 @thorough
 @given(wide_problems())
 def test_windows_find_what_brute_force_finds_among_wide_stages(problem: Problem) -> None:
     best, instance = best_wide_by_brute_force(*problem), instance_of(problem)
     certificate = prove_by_windows(instance, math.inf, effort())
-    if certificate.closed:
-        assert (best is None) == (not certificate.path)
-    if best is not None and certificate.closed:
+    assert certificate.closed
+    assert (best is None) == (not certificate.path)
+    if best is not None:
         found = path_objective(instance, instance.arcs, certificate.path)
         assert found == pytest.approx(best.objective_seconds, rel=2e-4)
         assert certificate.bound_seconds <= best.objective_seconds * (1 + 1e-9)
@@ -120,3 +114,13 @@ def test_out_of_time_the_bound_holds_and_is_left_open() -> None:
     certificate = prove_by_windows(instance, objective * 1.01, late)
     assert not certificate.closed
     assert 0 < certificate.bound_seconds <= objective * (1 + 1e-9)
+
+
+def test_where_nothing_fits_the_search_ends() -> None:
+    """Stages that the threshold program does not count: it has a path, the integer program has none."""
+    instance = replace(uneven(), num_stages=uneven().end + 1)
+    assert least_threshold(instance, math.inf, 1e-4).path
+    certificate = prove_by_windows(instance, math.inf, effort())
+    assert certificate.closed
+    assert not certificate.path
+    assert certificate.bound_seconds == math.inf
