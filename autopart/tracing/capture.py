@@ -28,6 +28,9 @@ from autopart.tracing.unrolling import number_nodes
 
 __all__ = ["capture"]
 
+_LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
+"""loggers that write about errors which are raised as well"""
+
 
 def capture(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, opaque: Sequence[Site] = ()
@@ -80,14 +83,16 @@ def capture(
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Without what torch.export prints when it fails: the ladder says what is to be known."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in _LOUD]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _drop_dead_nodes(graph: fx.Graph) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from autopart.tracing.sites import WHOLE_CALL
 
-__all__ = ["Suspect", "first_line", "last_lines", "place_of", "suspects"]
+__all__ = ["Suspect", "first_line", "last_lines", "place_of", "suspects", "tracebacks"]
 
 _LIBRARIES = (f"{Path(torch.__file__).parent}/", f"{Path(__file__).parent.parent}/", random.__file__, "<")
 
@@ -37,7 +37,7 @@ def suspects(model: nn.Module, error: BaseException) -> list[Suspect]:
     if named is not None:
         return [Suspect(nn.Module._call_impl.__code__, each, ()) for each in _and_those_around(model, named)]
     inside = set(model.modules())
-    for trace in _tracebacks(error):
+    for trace in tracebacks(error):
         found: list[Suspect] = []
         outer: dict[str, Any] = {}
         for frame, _ in traceback.walk_tb(trace):
@@ -61,7 +61,7 @@ def _and_those_around(model: nn.Module, module: nn.Module) -> list[nn.Module]:
 
 def place_of(error: BaseException) -> str:
     """The line of the model's code that the error was raised at, ``model.py:12 (if x.sum() > 0:)``, or nothing."""
-    for trace in _tracebacks(error):
+    for trace in tracebacks(error):
         frames = [each for each in traceback.extract_tb(trace) if not each.filename.startswith(_LIBRARIES)]
         if frames:
             return f"{frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})"
@@ -82,7 +82,7 @@ def last_lines(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).strip()
 
 
-def _tracebacks(error: BaseException | None) -> Iterator[TracebackType]:
+def tracebacks(error: BaseException | None) -> Iterator[TracebackType]:
     """Of an error and of those that it was raised from."""
     while error is not None:
         if error.__traceback__ is not None:

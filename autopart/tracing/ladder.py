@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import CodeType
 from typing import Any
 
 from torch import fx, nn
 
 from autopart.errors import TracingError
 from autopart.schema.graph import Note
+from autopart.tracing.asking import Asker, answered_as_eager, asker_of
 from autopart.tracing.capture import capture
 from autopart.tracing.culprit import Suspect, first_line, last_lines, place_of, suspects
 from autopart.tracing.sites import WHOLE_CALL, CannotTraceError, Site
@@ -43,13 +45,15 @@ def climb_down(
     """
     descent = _Descent(model, [_call_of(model.get_submodule(name), name) for name in opaque])
     while True:
-        try:
-            module = capture(model, args, kwargs, training=training, opaque=tuple(descent.sites))
-        except TracingError:
-            raise
-        except Exception as error:
-            descent.step_down(error)
-        else:
+        with answered_as_eager(descent.told) as asked:
+            try:
+                module = capture(model, args, kwargs, training=training, opaque=tuple(descent.sites))
+            except TracingError:
+                raise
+            except Exception as error:
+                asker = asker_of(error, asked)
+                descent.tell(asker, error) if asker else descent.step_down(error)
+                continue
             return Captured(module=module, tracer=descent.tracer, notes=tuple(descent.notes.values()))
 
 
@@ -60,6 +64,8 @@ class _Descent:
         self.sites = sites
         self.notes: dict[str, Note] = {}
         """by the label of the site that they are about"""
+        self.told: set[CodeType] = set()
+        """functions that learn that they are traced, as the way that they take untraced cannot be"""
         self._model, self._whole = model, _call_of(model)
         self._refused: list[Site] = []
         self._causes: dict[str, Exception] = {}
@@ -70,6 +76,15 @@ class _Descent:
         if self._whole in self.sites:
             return "whole model"
         return "torch.export, opaque parts" if self.sites else "torch.export"
+
+    def tell(self, asker: Asker, error: Exception) -> None:
+        """Let a function take the way that it has for traces."""
+        self.told.add(asker.code)
+        name = asker.code.co_qualname
+        self.notes[name] = Note(
+            code="as-traced", where=asker.place, suggestion="verify the split",
+            message=f"{name} has another way for traces, which is taken: its own cannot be: {first_line(error)}",
+        )
 
     def step_down(self, error: Exception) -> None:
         """Make one part more opaque; the one that the error came from.

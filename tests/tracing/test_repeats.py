@@ -102,7 +102,8 @@ def test_the_graph_is_that_of_a_full_trace(name: str) -> None:
     with torch.device("meta"):
         model, inputs = build()
     once, full = _both(model, training=training, **inputs)
-    assert once.graph.notes == full.graph.notes == ()
+    assert once.graph.notes == full.graph.notes
+    assert {note.code for note in full.graph.notes} <= {"as-traced"}  # experts in float32
     _assert_equal(once, full)
 
 
