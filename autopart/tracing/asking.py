@@ -23,10 +23,10 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from autopart.tracing.culprit import tracebacks
 
-__all__ = ["Asker", "answered_as_eager", "asker_of"]
+__all__ = ["Asker", "answered_as_eager", "asker_of", "is_torchs"]
 
 _QUESTIONS = ("is_compiling", "is_exporting")
-_FROM = f"{Path(torch.__file__).parent}/"
+_TORCH = f"{Path(torch.__file__).parent}/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,18 @@ def answered_as_eager(told: Set[CodeType] = frozenset()) -> Iterator[dict[CodeTy
         yield asked
 
 
+def is_torchs(frame: FrameType) -> bool:
+    """Whether it is torch's own code that runs."""
+    return frame.f_code.co_filename.startswith(_TORCH)
+
+
 def _answering(
     own: Callable[[], bool], question: str, told: Set[CodeType], asked: dict[CodeType, Asker]
 ) -> Callable[[], bool]:
     @functools.wraps(own)
     def answer() -> bool:
         caller = sys._getframe(1)
-        if not own() or caller.f_code.co_filename.startswith(_FROM):
+        if not own() or is_torchs(caller):
             return own()
         asker = _asker(caller)
         is_recording = get_proxy_mode() is None  # on real tensors perhaps, to be treated as those of a trace
@@ -81,12 +86,13 @@ def _asker(frame: FrameType) -> Asker:
 
 
 def asker_of(error: BaseException, asked: dict[CodeType, Asker]) -> Asker | None:
-    """The one whose way an error was met on: it, or what called it, was running in the same module's forward."""
-    of_code = {each.caller: each for each in asked.values() if each.caller is not None} | asked
+    """The one whose way an error was met on, if it is one's: it was running, or its caller failed right after."""
+    of_caller = {each.caller: each for each in asked.values()}
     for trace in tracebacks(error):
         codes = [frame.f_code for frame, _ in traceback.walk_tb(trace)][::-1]
-        own = itertools.takewhile(lambda code: code is not nn.Module._call_impl.__code__, codes)
-        found = next((of_code[code] for code in own if code in of_code), None)
+        module = list(itertools.takewhile(lambda code: code is not nn.Module._call_impl.__code__, codes))
+        own = [code for code in module if not code.co_filename.startswith(_TORCH)]
+        found = next((asked[code] for code in own if code in asked), None) or of_caller.get(own[0] if own else None)
         if found is not None:
             return found
     return None

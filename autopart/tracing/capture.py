@@ -20,6 +20,7 @@ from autopart.tracing.dice import certain_answers
 from autopart.tracing.effects import has_effect, users_of_memory
 from autopart.tracing.faults import check_captured, check_state, faults_refused
 from autopart.tracing.gathered import gathered, put_back
+from autopart.tracing.known import KnownNumbers, numbers_known
 from autopart.tracing.recording import record
 from autopart.tracing.regions import finish, kept
 from autopart.tracing.repeats import export_repeated
@@ -53,6 +54,7 @@ def capture(
 
         def export() -> fx.GraphModule:
             state.restore()
+            known = KnownNumbers(args, kwargs)
             with (
                 gathered(model, args, dict(kwargs)) as (near_args, near_kwargs),
                 _silent(),
@@ -60,11 +62,13 @@ def capture(
                 kept(model) as recorder,
                 standing_in(calls) as stand_ins,
                 certain_answers(stand_ins),
+                numbers_known(known),
             ):
                 exported = torch.export.export(model, near_args, near_kwargs, strict=False)
                 captured: fx.GraphModule = exported.module(check_guards=False)
                 finish(recorder, captured)
                 put_in(captured, stand_ins)
+                known.guard(captured)
             return captured
 
         with attributes_kept(model):

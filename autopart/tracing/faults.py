@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autopart.opaque import OpaqueCall
 from autopart.pythonstate import PythonState
+from autopart.tracing.asking import is_torchs
 from autopart.tracing.gathered import on_fakes
 from autopart.tracing.sites import CannotTraceError, Site, standing_in
 
@@ -49,9 +50,23 @@ def faults_refused(model: nn.Module, state: PythonState) -> Iterator[None]:
         _replace(stack, torch.inference_mode, "__enter__", _refused(
             torch.inference_mode.__enter__, "inference mode would be lost in a trace, and gradients flow where none may"
         ))  # fmt: skip
+        if "data" not in vars(torch.Tensor):  # else this is a trace inside a trace
+            stack.callback(delattr, torch.Tensor, "data")
+            setattr(torch.Tensor, "data", property(_data, _TENSOR_DATA.__set__))  # noqa: B010  # of a base class
         for name in ("create_unbacked_symint", "create_unbacked_symfloat", "create_unbacked_symbool"):
             _replace(stack, ShapeEnv, name, _refuse_numbers)
         yield
+
+
+_TENSOR_DATA: Any = torch.Tensor.data
+
+
+def _data(tensor: torch.Tensor) -> torch.Tensor:
+    """A trace does not see what is done with the ``data`` of a weight."""
+    if isinstance(tensor, nn.Parameter) and get_proxy_mode() is not None and not is_torchs(sys._getframe(1)):
+        raise CannotTraceError("it uses the data of a weight behind the back of autograd")
+    data: torch.Tensor = _TENSOR_DATA.__get__(tensor)
+    return data
 
 
 def _replace(stack: contextlib.ExitStack, owner: Any, name: str, replacement: Any) -> None:

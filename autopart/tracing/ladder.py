@@ -135,19 +135,29 @@ def _call_of(module: nn.Module, path: str = "") -> Site:
     return Site(label=path or type(module).__name__, name=WHOLE_CALL, module=module)
 
 
-def _candidates(model: nn.Module, error: Exception) -> list[Site]:
-    """What could be made opaque, best first: the innermost module, unless it is most of the model.
+def _site_of(module: nn.Module, path: str, name: str) -> Site:
+    """Calls of a module, or of one of its methods."""
+    return _call_of(module, path) if name == WHOLE_CALL else Site(
+        label=f"{path or 'model'}.{name}()", name=name, module=module
+    )
 
-    Then functions that the module's code was in come first, innermost first.
+
+def _candidates(model: nn.Module, error: Exception) -> list[Site]:
+    """What could be made opaque, best first: methods of modules inside the innermost called one, then that one.
+
+    Where it is most of the model, its own functions that were running come before it too, innermost first.
     """
     names = {module: name for name, module in model.named_modules()}
     if isinstance(error, CannotTraceError) and error.module is not None:
         return [_call_of(error.module, names[error.module])]
     sites = [site for each in suspects(model, error) if (site := _site(each, names)) is not None]
     modules = [site for site in sites if site.name == WHOLE_CALL]
-    if not modules or 2 * _size(modules[0].module) <= _size(model):
+    if not modules:
         return modules
-    return sites[: sites.index(modules[0])] + modules
+    functions, innermost = sites[: sites.index(modules[0])], modules[0].module
+    if 2 * _size(innermost) <= _size(model):
+        functions = [site for site in functions if site.module is not None and site.module is not innermost]
+    return functions + modules
 
 
 def _site(suspect: Suspect, names: Mapping[nn.Module, str]) -> Site | None:
@@ -157,7 +167,7 @@ def _site(suspect: Suspect, names: Mapping[nn.Module, str]) -> Site | None:
         if name == WHOLE_CALL:
             return _call_of(owner, names[owner])
         found = getattr(getattr(type(owner), name, None), "__code__", None) is suspect.code and name != "forward"
-        return Site(label=f"{names[owner] or 'model'}.{name}()", name=name, module=owner) if found else None
+        return _site_of(owner, names[owner], name) if found else None
     for namespace in suspect.callers:
         if getattr(namespace.get(name), "__code__", None) is suspect.code:
             return Site(label=f"{name}()", name=name, namespace=namespace)
@@ -169,13 +179,13 @@ def _size(module: nn.Module | None) -> int:
 
 
 def _alike(model: nn.Module, opaque: Sequence[Site], site: Site) -> list[Site]:
-    """The site; and all modules of its class, once a second one of them fails."""
+    """The site; and those of all modules of its class, once a second one of them fails."""
     kind: Any = type(site.module)
-    if site.name != WHOLE_CALL or not any(type(each.module) is kind for each in opaque):
+    if site.module is None or not any(type(each.module) is kind and each.name == site.name for each in opaque):
         return [site]
     alike = {each: name for name, each in model.named_modules() if type(each) is kind}
     inner = {below for each in alike for below in each.modules() if below is not each}
-    others = (_call_of(each, name) for each, name in alike.items() if each not in inner)
+    others = (_site_of(each, name, site.name) for each, name in alike.items() if each not in inner)
     return [site, *(other for other in others if other != site and other not in opaque)]
 
 

@@ -208,7 +208,7 @@ def _probed(call: OpaqueCall, tensors: Sequence[torch.Tensor]) -> OpaqueCall:
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     fakes = [mode.from_tensor(each, static_shapes=True) for each in tensors]
     try:
-        with mode:
+        with mode, _exporting(False):
             call(*fakes)
     except Exception:  # whatever it is that user code does with values that are not there
         return replace(call, runs_on_fakes=False)

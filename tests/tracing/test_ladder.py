@@ -310,3 +310,36 @@ def test_what_no_line_shows_is_said_with_the_module() -> None:
     notes = trace(_net(Throwing()).train(), (torch.randn(4, WIDTH),), training=True).graph.notes
     assert [note.message.partition(" ")[0] for note in notes] == ["1"]
     assert "forward of Throwing" in notes[0].where
+
+
+class Clamping(nn.Module):
+    """Bounds its weight where autograd does not look, in a method that another module calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(WIDTH, WIDTH)
+
+    def predict(self, x: torch.Tensor) -> torch.Tensor:
+        self.inner.weight.data.clamp_(-0.1, 0.1)
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+class Around(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.clamping, self.last = nn.Linear(WIDTH, WIDTH), Clamping(), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.clamping.predict(self.first(x)))  # type: ignore[no-any-return]
+
+
+def test_only_the_method_that_writes_a_weight_behind_autograd_is_opaque() -> None:
+    model = nn.Sequential(Around(), Around(), Around()).train()
+    traced = trace(model, (torch.randn(4, WIDTH),), training=True)
+    assert [note.message.partition(" ")[0] for note in traced.graph.notes] == [
+        "0.clamping.predict()", "1.clamping.predict()"
+    ]
+    assert "1 more of its kind" in traced.graph.notes[1].message
+    around, x = Around().train(), torch.randn(4, WIDTH)
+    expected = outcome(around, around, (x,), {})
+    assert_same(outcome(split(around, (x,), {}), around, (x,), {}), expected)

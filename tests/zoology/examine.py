@@ -5,14 +5,15 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Iterator
 from typing import Any
 
 from autopart.errors import AutopartError, MismatchError
+from autopart.program import Program
 from autopart.splitting import SplitModule, verify
 from autopart.tracing import trace
+from autopart.verbs import demoted
 from tests.zoo import edges, stages_of
-from tests.zoology.compare import difference, outcome
+from tests.zoology.compare import Outcome, difference, outcome
 from tests.zoology.result import ORDER, Check, Result
 from tests.zoology.rival import rival_on
 from tests.zoology.specimen import Case, NotBuiltError, Specimen
@@ -63,42 +64,59 @@ def _without_cache(case: Case) -> None:
 
 
 def _mode(case: Case, mode: str) -> tuple[list[Check], int, bool]:
-    """Checks, layers, and whether the unsplit model is equal to itself (looked at only if a split is not)."""
+    """Checks, layers, and whether the unsplit model is equal to itself (looked at only if a split is not).
+
+    A module that verification blames is traced as one layer next, as ``autopart plan`` does it.
+    """
     case.model.train(mode == "train")
     expected = outcome(case.model, case)
-    program = trace(case.model, case.args, case.kwargs, training=case.model.training)
-    checks = list(_checks(case, mode, program, expected))
+    opaque: tuple[str, ...] = ()
+    blamed = ""
+    while True:
+        program = trace(case.model, case.args, case.kwargs, training=case.model.training, opaque=opaque)
+        checks, mismatch = _checks(case, mode, program, expected)
+        if mismatch is None or "" in opaque:
+            break
+        opaque = demoted(case.model, opaque, mismatch)
+        blamed = _line(mismatch)
+    if "" in opaque:
+        checks = [dataclasses.replace(each, reason=f"no trace was right: {blamed}"[:400]) for each in checks]
     wrong = any(check.verdict == "WRONG" for check in checks)
     steady = not wrong or not difference(expected, outcome(case.model, case))
     return [check if steady else _forgiven(check) for check in checks], len(program.graph.layers), steady
 
 
-def _checks(case: Case, mode: str, program: Any, expected: Any) -> Iterator[Check]:
-    num_layers = len(program.graph.layers)
+def _checks(
+    case: Case, mode: str, program: Program, expected: Outcome
+) -> tuple[list[Check], MismatchError | None]:
+    """A check for each number of stages, and what verification says if one is not right."""
+    num_layers, tracer = len(program.graph.layers), program.graph.tracer
+    checks: list[Check] = []
     for number in STAGES:
+        check = Check(mode=mode, num_stages=number, verdict="equal", tracer=tracer)
         if num_layers < 2:
             reason = "; ".join(note.message for note in program.graph.notes) or "the trace has one layer"
-            yield Check(
-                mode=mode, num_stages=number, verdict="one device", reason=reason[:400], tracer=program.graph.tracer
-            )
+            checks.append(dataclasses.replace(check, verdict="one device", reason=reason[:400]))
             continue
         stages = stages_of(program, edges(num_layers, number))
+        check = dataclasses.replace(check, found_stages=len(stages))
         split = SplitModule(case.model, stages, lambda *_: program)
         wrong = difference(expected, outcome(split, case))
-        verdict, reason = _judged(split, case, wrong) if wrong else ("equal", "")
-        yield Check(
-            mode=mode, num_stages=number, verdict=verdict, reason=reason, found_stages=len(stages),
-            tracer=program.graph.tracer,
-        )  # fmt: skip
+        mismatch = _refusal(split, case) if wrong else None
+        if mismatch is not None:
+            refused = dataclasses.replace(check, verdict="refused", reason=f"{_line(mismatch)} [{wrong}]")
+            return [*checks, refused], mismatch
+        checks.append(dataclasses.replace(check, verdict="WRONG", reason=wrong) if wrong else check)
+    return checks, None
 
 
-def _judged(split: SplitModule, case: Case, wrong: str) -> tuple[str, str]:
-    """What autopart's own verification says of a split that is wrong: wrong, or refused with a reason."""
+def _refusal(split: SplitModule, case: Case) -> MismatchError | None:
+    """What autopart's own verification says of a split that is wrong."""
     try:
         verify(split, case.model, case.args, case.kwargs)
     except MismatchError as error:
-        return "refused", f"verification: {_line(error)} [{wrong}]"
-    return "WRONG", wrong
+        return error
+    return None
 
 
 def _forgiven(check: Check) -> Check:
