@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from autopart.api import compare as compare
+    from autopart.api import fit as fit
+    from autopart.api import load_checkpoint as load_checkpoint
     from autopart.api import pipeline as pipeline
     from autopart.api import plan as plan
     from autopart.api import plan_top as plan_top
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from autopart.schema.store import save_plan as save_plan
 
 _HOMES = {
-    "autopart.api": ("compare", "pipeline", "plan", "plan_top", "split", "trace", "verify"),
+    "autopart.api": ("compare", "fit", "load_checkpoint", "pipeline", "plan", "plan_top", "split", "trace", "verify"),
     "autopart.errors": (
         "AutopartError", "DeviceError", "FileFormatError", "InfeasibleError", "MismatchError", "ModelSourceError",
         "RunError", "TracingError", "UsageError",

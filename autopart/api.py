@@ -13,6 +13,7 @@ from torch import nn
 
 from autopart import running, splitting
 from autopart.comparing import compare_source
+from autopart.errors import UsageError
 from autopart.modelsource import Source, with_batch
 from autopart.modelsource import load as load_source
 from autopart.profiling import devices_here, kind, kinds, own_kinds
@@ -20,10 +21,14 @@ from autopart.program import Program
 from autopart.progress import Progress, silent
 from autopart.ranking import plan_top_source
 from autopart.restoring import training_mode
+from autopart.runs import run_source
 from autopart.schema.alternatives import Alternative
+from autopart.schema.codec import CodecName
 from autopart.schema.comparison import Comparison
 from autopart.schema.device import Cluster
 from autopart.schema.plan import Check, Plan
+from autopart.schema.training import Progress as TrainingProgress
+from autopart.schema.training import Recipe, Training
 from autopart.schema.verification import Verification
 from autopart.splitting import SplitModule
 from autopart.verbs import (
@@ -31,7 +36,6 @@ from autopart.verbs import (
     check_source,
     plan_source,
     profile_source,
-    run_source,
     same_model,
     trace_source,
     tracer_for,
@@ -42,8 +46,10 @@ __all__ = [
     "compare",
     "compare_source",
     "devices_here",
+    "fit",
     "kind",
     "kinds",
+    "load_checkpoint",
     "load_source",
     "own_kinds",
     "pipeline",
@@ -56,6 +62,7 @@ __all__ = [
     "split",
     "trace",
     "trace_source",
+    "train_source",
     "verify",
     "verify_source",
 ]
@@ -131,12 +138,14 @@ def compare(
 
 def split(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
-    plan: Plan | None = None, devices: DeviceSpec = None, verify: bool = True, **words: Any,
+    plan: Plan | None = None, devices: DeviceSpec = None, verify: bool = True, compress: CodecName = "none",
+    **words: Any,
 ) -> SplitModule:  # fmt: skip
     """The model over several devices as an ``nn.Module``: the same call, the same ``state_dict``.
 
     Its parameters are the model's own objects, moved to their devices in place as ``model.to`` would.  Unless
-    ``verify`` is False, the split is compared with the unsplit model first; a warning says what cannot be.
+    ``verify`` is False, the split is compared with the unsplit model first; a warning says what cannot be.  With
+    ``compress`` (fp16, bf16, int8, topk) what goes from stage to stage is encoded, which the comparison leaves out.
 
     Raises:
         MismatchError: the split does not do what the model does.
@@ -149,29 +158,92 @@ def split(
     if verify:
         source = _source(model, args, kwargs)
         _tell_skipped(plan.checks if checked else _checks(plan, source, stages))
-    return SplitModule(model, stages, tracer_for(plan.model.opaque))
+    return SplitModule(model, stages, tracer_for(plan.model.opaque), compress=compress)
 
 
 def pipeline(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
     plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, optimizer: str | None = None, verify: bool = True,
+    compress: CodecName | None = None,
 ) -> running.LocalPipeline | running.DistributedPipeline:  # fmt: skip
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
 
     ``args`` and ``kwargs`` are of a whole batch; ``step`` takes the same.  Unless ``verify`` is False, the plan's
-    stages are compared with the unsplit model first, all of them where its weights are.
+    stages are compared with the unsplit model first, all of them where its weights are.  ``compress`` (none, fp16,
+    bf16, int8, topk) encodes what goes from device to device; None: as planned.
 
     Raises:
         MismatchError: the stages do not do what the model does.
     """
-    same_model(plan, model)
-    piece = with_batch(_source(model, args, kwargs), plan.job.batch // plan.schedule.num_microbatches)
-    program = trace_source(piece, training=plan.job.mode == "train", opaque=plan.model.opaque)
-    if verify:
-        stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)
-        with training_mode(model, plan.job.mode == "train"):
-            _tell_skipped(splitting.check_split(piece, program, stages, tracer_for(plan.model.opaque)))
-    return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
+    program = _program(plan, _source(model, args, kwargs), verify)
+    return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress)
+
+
+def fit(
+    model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
+    plan: Plan, data: Any, loss_fn: Callable[..., torch.Tensor] | None = None, targets: tuple[Any, ...] | None = None,
+    optimizer: str | Callable[..., torch.optim.Optimizer] | None = None, checkpoints: str | Path | None = None,
+    resume: bool = False, metrics: str | Path | None = None, verify: bool = True, progress: Progress = silent,
+    **words: Any,
+) -> Training:  # fmt: skip
+    """Train a model by a plan: one rank of it under torchrun, else all of it in this process.
+
+    ``args`` and ``kwargs`` are an example of a whole batch, ``targets`` of its targets.  ``words`` are those of
+    ``Recipe``: ``steps``, ``learning_rate``, ``clip``, ``precision``, ...; ``data`` what docs/training.md says.
+
+    Raises:
+        UsageError: a word is wrong, the plan is for inference, or the data do not fit the model.
+        RunError: the loss is not finite, or a checkpoint cannot be written.
+    """
+    from autopart import training
+
+    named = optimizer if isinstance(optimizer, str) else plan.job.optimizer if optimizer is None else "sgd"
+    source = dataclasses.replace(_source(model, args, kwargs), loss_fn=loss_fn, targets=targets)
+    program = _program(plan, source, verify)
+    return training.fit(
+        program, plan, with_batch(source, plan.job.batch), data, _recipe(words | {"optimizer": named}),
+        optimizer=optimizer if callable(optimizer) else None, checkpoint_directory=checkpoints, resume=resume,
+        metrics_file=metrics, progress=progress,
+    )  # fmt: skip
+
+
+def train_source(
+    plan: Plan, source_text: str, data: str, *, checkpoints: Path | None = None, resume: bool = False,
+    metrics: Path | None = None, elastic: bool = False, most_recoveries: int = 10, returns: int = 0,
+    hang_seconds: float = 30.0, progress: Progress = silent, told: Callable[[str], None] = lambda _: None,
+    **words: Any,
+) -> Training:  # fmt: skip
+    """Train a model source by a plan, one process per device, watched; with ``elastic`` it goes on after failures.
+
+    Raises:
+        UsageError: a word is wrong, or the plan is of another model.
+        RankError: a process failed; the message is that of the first.
+        InfeasibleError: what is left after a failure cannot hold the model.
+    """
+    from autopart import training
+
+    splitting.stage_placements(plan)
+    same_model(plan, load_source(source_text, dtype=plan.job.dtype).model)
+    recipe = _recipe({"optimizer": plan.job.optimizer} | words)
+    order = training.Order(
+        source=source_text, data=data, recipe=recipe, checkpoint_directory=checkpoints, resume=resume,
+        metrics_file=metrics, hang_seconds=hang_seconds,
+    )
+    limits = training.Elastic(most_recoveries=most_recoveries, returns=returns) if elastic else None
+    return training.train(plan, order, elastic=limits, progress=progress, told=told)
+
+
+def load_checkpoint(
+    directory: str | Path, model: nn.Module, optimizer: torch.optim.Optimizer | None = None
+) -> TrainingProgress:
+    """Fill a plain model, and its optimizer, from a checkpoint of ``fit`` or ``autopart train``, under any plan.
+
+    Raises:
+        FileFormatError: there is no checkpoint, or it is of another model or optimizer.
+    """
+    from autopart import training
+
+    return training.load_checkpoint(directory, model, optimizer)
 
 
 def verify(
@@ -181,6 +253,26 @@ def verify(
     """Compare a plan's split of the model with the unsplit model; see ``verify_source``."""
     source = dataclasses.replace(_source(model, args, kwargs), loss_fn=loss_fn, targets=targets)
     return verify_source(plan, source)
+
+
+def _program(plan: Plan, source: Source, verify: bool) -> Program:
+    """The model at the size of the plan's micro-batch, its stages compared with it first if that is wanted."""
+    same_model(plan, source.model)
+    training = plan.job.mode == "train"
+    piece = with_batch(source, running.samples_per_replica(plan))
+    program = trace_source(piece, training=training, opaque=plan.model.opaque)
+    if verify:
+        stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)
+        with training_mode(source.model, training):
+            _tell_skipped(splitting.check_split(piece, program, stages, tracer_for(plan.model.opaque)))
+    return program
+
+
+def _recipe(words: Mapping[str, Any]) -> Recipe:
+    try:
+        return Recipe(**words)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{error}; see `autopart train --help`") from error
 
 
 def _checks(plan: Plan, source: Source, stages: Sequence[splitting.StagePlacement]) -> tuple[Check, ...]:

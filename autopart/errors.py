@@ -8,7 +8,9 @@
     ├── InfeasibleError               3  no plan fits in memory
     ├── TracingError                  4  the model could not be traced
     └── RunError                      5  a run failed
-        └── MismatchError             5  the split model and the unsplit one disagree
+        ├── MismatchError             5  the split model and the unsplit one disagree
+        └── RankError                 5  a process of the run failed, or hung, or lost its link
+            └── OutOfMemoryError      3  its device had less memory than the plan needs
 
 A message is one line: what is wrong, the numbers, what to do next.  ``detail`` holds what may help beyond
 that line (the user's own traceback lines, for example) and is printed under it.
@@ -30,6 +32,8 @@ __all__ = [
     "InfeasibleError",
     "MismatchError",
     "ModelSourceError",
+    "OutOfMemoryError",
+    "RankError",
     "RunError",
     "TracingError",
     "UsageError",
@@ -89,3 +93,20 @@ class MismatchError(RunError):
         super().__init__(message, detail=detail)
         self.layer = layer
         """the layer that gives another output, if that is known"""
+
+
+class RankError(RunError):
+    """A process of a run failed, hung, or lost its link to another; the message is of the one that failed first."""
+
+    def __init__(self, message: str, *, detail: str = "", device: str = "", fate: str = "raised") -> None:
+        super().__init__(message, detail=detail)
+        self.device = device
+        """its device in the plan; empty if no device is to blame"""
+        self.fate = fate
+        """raised, memory, disk, killed, ended, hung, link or unstarted: what happened to it"""
+
+
+class OutOfMemoryError(RankError):
+    """A device had less memory than the plan needs there."""
+
+    exit_code = 3

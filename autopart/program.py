@@ -35,6 +35,8 @@ class Program:
     """for each attribute that the graph reads, the weight's own (first) name"""
     device: torch.device
     """where the model's weights are, and segments run unless said otherwise"""
+    autocast: torch.dtype | None = None
+    """segments compute in this type where torch.autocast would; what crosses between them is of the traced types"""
 
     def flatten_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         """The tensors of a call that layers read, in the order of ``graph.crossing(0)``.
@@ -88,7 +90,7 @@ class Program:
             incoming = tuple(v for v in incoming if any(first <= each < last for each in v.consumers))
             outgoing = tuple(v for v in outgoing if v.producer >= first)
         names = dict(self.weight_names)
-        return build_segment(
+        segment = build_segment(
             [node for nodes in self.layer_nodes[first:last] for node in nodes],
             layers=range(first, last),
             inputs=[value.name for value in incoming],
@@ -99,6 +101,7 @@ class Program:
             weight=weight or self.weight,
             device=device or self.device,
         )
+        return segment if self.autocast is None else segment.under(self.autocast, [value.dtype for value in outgoing])
 
     def shared_constants(self) -> tuple[tuple[str, ...], ...]:
         """For each layer, the constants that it reads and that an earlier layer reads too.

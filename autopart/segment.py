@@ -32,6 +32,10 @@ class Segment(nn.Module):
     """names of the Values it takes, in order; after them those of given constants and of lifted weights"""
     output_names: tuple[str, ...]
     device: torch.device
+    autocast: torch.dtype | None
+    """what it computes in where torch.autocast would; None: in the types of the trace"""
+    output_dtypes: tuple[torch.dtype, ...]
+    """under autocast, what its outputs are cast to"""
 
     def __init__(
         self, body: fx.GraphModule, layers: range, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
@@ -41,13 +45,22 @@ class Segment(nn.Module):
             self.__dict__[register] = body.__dict__[register]
         self.__dict__.update(
             body=body, first=layers.start, last=layers.stop, input_names=tuple(inputs), output_names=tuple(outputs),
-            device=device,
+            device=device, autocast=None, output_dtypes=(),
         )  # fmt: skip
+
+    def under(self, autocast: torch.dtype, output_dtypes: Sequence[str]) -> Segment:
+        """This segment, from now on under autocast, its outputs cast to these types."""
+        self.__dict__.update(autocast=autocast, output_dtypes=tuple(getattr(torch, name) for name in output_dtypes))
+        return self
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The values named by ``output_names``, from those named by ``input_names``."""
-        results: tuple[torch.Tensor, ...] = self.body(*values)
-        return results
+        if self.autocast is None:
+            results: tuple[torch.Tensor, ...] = self.body(*values)
+            return results
+        with torch.autocast(self.device.type, self.autocast):
+            results = self.body(*values)
+        return tuple(value.to(dtype) for value, dtype in zip(results, self.output_dtypes, strict=True))
 
 
 def build_segment(

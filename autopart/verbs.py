@@ -1,4 +1,4 @@
-"""The verbs for a model source, in the order of the path: trace, profile, plan with checks, verify, run."""
+"""The verbs for a model source, in the order of the path: trace, profile, plan with checks, verify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from autopart import modelsource, pastruns, profiling, running, splitting
+from autopart import modelsource, profiling, splitting
 from autopart.errors import MismatchError, UsageError
 from autopart.keying import fingerprint
 from autopart.modelsource import Source, with_batch
@@ -21,7 +21,6 @@ from autopart.restoring import training_mode
 from autopart.schema.device import Cluster
 from autopart.schema.graph import Note
 from autopart.schema.job import Job
-from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Check, Plan, PlanWarning
 from autopart.schema.profile import Profile
 from autopart.schema.verification import Verification
@@ -30,12 +29,12 @@ from autopart.splitting import StagePlacement, Tracer
 from autopart.tracecache import StaleTraceError, Traced, trace_source, traced
 
 __all__ = [
-    "DeviceSpec", "check_source", "plan_source", "profile_source", "run_source", "same_model", "trace_source",
-    "tracer_for", "verify_source",
+    "DeviceSpec", "check_source", "demoted", "plan_source", "profile_source", "same_model",
+    "trace_source", "tracer_for", "verify_source",
 ]  # fmt: skip
 
 DeviceSpec = str | Sequence[str] | Cluster | None
-MOST_DEMOTIONS = 3
+MOST_DEMOTIONS = 6
 """after as many mismatches the whole model is one layer"""
 
 
@@ -119,7 +118,7 @@ def _found(
             if "" in opaque:
                 raise
             failed = (*failed, error)
-            opaque = _demoted(chosen.source.model, opaque, error)
+            opaque = demoted(chosen.source.model, opaque, error)
         else:
             return dataclasses.replace(
                 found, checks=checks, warnings=(*found.warnings, *(_demotion(each) for each in failed))
@@ -177,26 +176,6 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
         model=plan.model.name, mode=plan.job.mode, num_stages=len(plan.stages), batch=program.graph.batch_size,
         equal=tuple(each.detail for each in checks if each.outcome == "passed"), checks=checks,
     )  # fmt: skip
-
-
-def run_source(
-    plan: Plan, source_text: str, *, steps: int = 5, warmup: int = 2, single: bool = True, layers: bool = True,
-    progress: Progress = silent,
-) -> Measurement:  # fmt: skip
-    """Run a plan, one process per stage, and the unsplit model on one device beside it; the next plan learns from it.
-
-    With ``layers`` every layer is timed after the steps too; ``Measurement.lesson`` says what is learned.
-
-    Raises:
-        UsageError: a device of the plan is not here, or the plan is of another model.
-        RunError: a rank failed.
-    """
-    splitting.stage_placements(plan)
-    same_model(plan, modelsource.load(source_text, dtype=plan.job.dtype).model)
-    measured = running.run(
-        plan, source_text, steps=steps, warmup=warmup, single=single, layers=layers, progress=progress
-    )
-    return dataclasses.replace(measured, lesson=pastruns.remember(plan, measured))
 
 
 def tracer_for(opaque: Sequence[str]) -> Tracer:
@@ -257,11 +236,13 @@ def _checks(chosen: Traced, stages: Sequence[StagePlacement], opaque: tuple[str,
         return splitting.check_split(source, program, stages, tracer_for(opaque))
 
 
-def _demoted(model: nn.Module, opaque: tuple[str, ...], error: MismatchError) -> tuple[str, ...]:
-    """What is not to be looked into next: the module whose output differs, at last the whole model."""
+def demoted(model: nn.Module, opaque: tuple[str, ...], error: MismatchError) -> tuple[str, ...]:
+    """What a trace is not to look into next: the module whose output differs, at last the whole model ("")."""
     path = error.layer.partition("@")[0]
     known = dict(model.named_modules())
-    if not path or path not in known or path in opaque or len(opaque) >= MOST_DEMOTIONS:
+    while path and path in opaque:  # what it is handed is wrong already
+        path = path.rpartition(".")[0]
+    if not path or path not in known or len(opaque) >= MOST_DEMOTIONS:
         return ("",)
     return (*(each for each in opaque if not each.startswith(path + ".")), path)
 

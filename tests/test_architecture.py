@@ -27,8 +27,10 @@ LEVELS = {
     **dict.fromkeys(("opaque", "pace", "pastruns", "program", "pytrees", "restoring", "segment", "transfer"), 2),
     "orders": 2,
     **dict.fromkeys(("architectures", "batchlaw", "devicesearch", "modelsource", "usercode"), 2),
+    **dict.fromkeys(("codecs", "compression"), 2),
     **dict.fromkeys(ROOMS, 3),
-    **dict.fromkeys(("api", "comparing", "doctor", "explaining", "ranking", "sizes", "tracecache", "verbs"), 4),
+    **dict.fromkeys(("api", "comparing", "doctor", "explaining", "ranking", "sizes", "tracecache", "training", "verbs"), 4),
+    "runs": 4,
     "cli": 5,
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""
@@ -92,7 +94,7 @@ def test_imports_go_down_and_rooms_do_not_know_each_other(module: Path) -> None:
 def test_a_room_is_entered_by_its_door(module: Path) -> None:
     for target, line in own_imports(module):
         room = target[0]
-        if room in (*ROOMS, "keying", "orders") and room != part(module) and len(target) > 1:
+        if room in (*ROOMS, "keying", "orders", "training") and room != part(module) and len(target) > 1:
             assert not (PACKAGE / room / f"{target[1]}.py").exists(), (
                 f"{module}:{line}: import from autopart.{room}, not from autopart.{room}.{target[1]}"
             )
@@ -144,7 +146,7 @@ def test_schema_holds_frozen_dataclasses_only() -> None:
 
 def test_doors_open() -> None:
     """Every name in ``__all__`` of every room, and of the package, can be had."""
-    for name in ("autopart", *(f"autopart.{room}" for room in (*ROOMS, "keying", "orders", "schema"))):
+    for name in ("autopart", *(f"autopart.{room}" for room in (*ROOMS, "keying", "orders", "schema", "training"))):
         door = importlib.import_module(name)
         names = getattr(door, "__all__", ())
         assert sorted(set(names)) == sorted(names), f"{name}: a name is said twice"

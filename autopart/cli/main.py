@@ -29,6 +29,7 @@ from autopart.cli import (
     run,
     schema,
     trace,
+    train,
     verify,
 )
 from autopart.cli.config import CONFIG_FILE, read_config
@@ -54,6 +55,7 @@ app.command("compare")(compare.compare)
 app.command("explain")(explain.explain)
 app.command("verify")(verify.verify)
 app.command("run")(run.run)
+app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("report")(report.report)
 app.command("doctor")(doctor.doctor)

@@ -10,9 +10,9 @@ import typer
 from autopart.errors import UsageError
 
 __all__ = [
-    "Forbidden", "Gap", "MasterWeights", "MeasuringTime", "MethodName", "ObjectiveName", "Pins", "RecomputeName",
-    "ScheduleName", "SolverName", "Stages", "TimeLimit", "Together", "Verify", "WidestData", "WidestTensor", "groups",
-    "pairs",
+    "CompressName", "Forbidden", "Gap", "MasterWeights", "MeasuringTime", "MethodName", "ObjectiveName", "Pins",
+    "RecomputeName", "ScheduleName", "SolverName", "Stages", "TimeLimit", "Together", "Verify", "WidestData",
+    "WidestTensor", "groups", "pairs",
 ]  # fmt: skip
 
 ScheduleName = Annotated[Literal["auto", "gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble"], typer.Option(
@@ -25,14 +25,18 @@ ObjectiveName = Annotated[Literal["throughput", "latency", "cost", "memory", "de
 Stages = Annotated[str, typer.Option("--stages", metavar="auto|N", help="exactly N stages, even if fewer are faster")]
 WidestTensor = Annotated[str, typer.Option(
     "--tensor-parallel", metavar="auto|N",
-    help="at most N devices share every layer of a stage; auto: 1 (such plans cannot be run yet)",
+    help="at most N devices share every layer of a stage; auto: 1",
 )]
 WidestData = Annotated[str, typer.Option(
     "--data-parallel", metavar="auto|N",
-    help="at most N replicas of a stage share a micro-batch; auto: 1 (cannot be run yet)",
+    help="at most N replicas of a stage share a micro-batch; auto: 1",
 )]
 RecomputeName = Annotated[Literal["auto", "never", "always"], typer.Option(
     "--recompute", help="run forwards again in the backward; only never can be run yet"
+)]
+CompressName = Annotated[Literal["none", "auto", "fp16", "bf16", "int8", "topk"], typer.Option(
+    "--compress", help="encode what crosses from device to device; auto: fp16 or int8 where that is quicker; all but "
+    "none change results a little"
 )]
 Pins = Annotated[list[str] | None, typer.Option(
     "--pin", metavar="LAYER=DEVICE", help="the layer, or all under that name, runs on that device; may come again"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,20 +16,16 @@ import torch
 import torch.distributed as dist
 from torch.utils import _pytree as pytree
 
-import autopart
 from autopart import running
-from autopart.errors import AutopartError
 from autopart.modelsource import Source, load, with_batch
 from autopart.pace import Pacer, clock_for
-from autopart.running import Batch, RankFailure, RankResult, RankSpec
+from autopart.running import Batch, RankResult, RankSpec
 from autopart.schema import store
+from autopart.schema.device import Device
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
 
 __all__ = ["main"]
-
-_OWN = str(Path(autopart.__file__).parent)
-_STDLIB = str(Path(traceback.__file__).parent)
 
 
 def main(arguments: list[str]) -> int:
@@ -40,7 +37,7 @@ def main(arguments: list[str]) -> int:
         result = WORK[spec.mode](spec, store.load_plan(spec.plan_path), rank)
     except Exception as error:
         traceback.print_exc()
-        store.save(_failure(error, rank, spec.devices[rank]), running.failure_path(spec.directory, rank))
+        store.save(running.failure_of(error, rank, spec.devices[rank]), running.failure_path(spec.directory, rank))
         return 1
     store.save(result, running.result_path(spec.directory, rank))
     return 0
@@ -48,28 +45,34 @@ def main(arguments: list[str]) -> int:
 
 def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     """One stage of the plan."""
-    planned, device = plan.cluster.device(spec.devices[rank]), running.stage_device(plan, plan.ranks.index(rank))
+    planned, device = plan.cluster.device(spec.devices[rank]), running.process_device(plan, rank)
     torch.set_num_threads(planned.num_threads or 1)
     source = _load(spec, plan)
-    piece = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
+    piece = with_batch(source, running.samples_per_replica(plan))
     training = plan.job.mode == "train"
     program = trace(
         source.model, piece.args, piece.kwargs, training=training, name=source.name, opaque=plan.model.opaque
     )
     running.join_group(device, spec.group_timeout_seconds)
+    pace = running.timetable(plan, planned.name) if spec.throttle == "plan" else None
     pipeline = running.DistributedPipeline(
         program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
-        stopwatch=running.stopwatch_for(device, planned.speed), joins_outputs=False,
+        stopwatch=_stopwatch(spec, planned, device, pace), joins_outputs=False, compress=spec.compress,
+        limits=Path(spec.directory) / "links" if spec.emulated else None,
     )
-    here = running.rank_weights(plan, program.graph)[rank] if device.type == "cpu" else ()
-    running.drop_weights(source.model, keep=set(here))
+    running.drop_weights(source.model, keep=pipeline.user_weights())
     pacer = Pacer(device, clock_for(planned.num_threads))  # before the meter: its matrices are not the stage's
-    meter = running.meter_for(device, pipeline.weights().values(), warmup=spec.warmup)
-    result = running.run_steps(
-        pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
-        training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
-        turn=_turn(spec, rank), pacer=pacer,
-    )
+    with _throttled(spec, planned):
+        meter = running.meter_for(
+            device, pipeline.weights().values(), warmup=spec.warmup, cap=_cap(spec, planned)
+        )
+        result = running.run_steps(
+            pipeline, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
+            training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
+            turn=_turn(spec, rank), pacer=pacer, traffic=pipeline.traffic,
+        )
+    kept = () if pace is None else (pace.note,)
+    result = dataclasses.replace(result, compress=spec.compress, notes=(*result.notes, *kept))
     if spec.layers:
         dist.barrier()  # all ranks compute at once, as in the steps
         result = running.with_layer_seconds(
@@ -90,18 +93,40 @@ def _run_whole(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     model = source.model.train(training).to(device)
     unsplit = running.UnsplitModel(
         model, plan.job.mode, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
-        stopwatch=running.stopwatch_for(device, planned.speed),
+        stopwatch=_stopwatch(spec, planned, device),
     )
     pacer = Pacer(device, clock_for(planned.num_threads))
-    meter = running.meter_for(device, [*model.parameters(), *model.buffers()], warmup=spec.warmup)
-    return running.run_steps(
-        unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
-        training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),
-        turn=_turn(spec, rank), pacer=pacer,
-    )
+    with _throttled(spec, planned):
+        meter = running.meter_for(
+            device, [*model.parameters(), *model.buffers()], warmup=spec.warmup, cap=_cap(spec, planned)
+        )
+        return running.run_steps(
+            unsplit, _batch(source, device), rank=rank, device=planned.name, steps=spec.steps, warmup=spec.warmup,
+            training=training, meter=meter, barrier=lambda: None, done=_counter(spec, rank),
+            turn=_turn(spec, rank), pacer=pacer,
+        )
 
 
 WORK: dict[str, Callable[[RankSpec, Plan, int], RankResult]] = {"pipeline": _run_stage, "single": _run_whole}
+
+
+def _stopwatch(
+    spec: RankSpec, planned: Device, device: torch.device, pace: running.TimetablePace | None = None
+) -> running.Stopwatch:
+    """What times the parts of a step, and makes an emulated device slow unless the kernel does."""
+    if pace is not None:
+        return running.HostStopwatch(pace)
+    return running.stopwatch_for(device, 1.0 if spec.throttle == "quota" else planned.speed)
+
+
+def _cap(spec: RankSpec, planned: Device) -> running.MemoryCap | None:
+    cap_bytes = running.cap_of(planned, emulated=spec.emulated)
+    return None if cap_bytes is None else running.MemoryCap(planned.name, cap_bytes)
+
+
+def _throttled(spec: RankSpec, planned: Device) -> AbstractContextManager[None]:
+    """Within, the kernel makes an emulated device slow, if that was asked for."""
+    return running.cpu_quota(planned.speed) if spec.throttle == "quota" else nullcontext()
 
 
 def _load(spec: RankSpec, plan: Plan) -> Source:
@@ -135,39 +160,6 @@ def _turn(spec: RankSpec, rank: int) -> Callable[[int], None]:
     if spec.alternates_with is None or rank:
         return lambda _: None
     return running.turn_after(spec.alternates_with, leads=spec.mode == "pipeline")
-
-
-def _failure(error: Exception, rank: int, device: str) -> RankFailure:
-    now_seconds = time.time()
-    origin = _origin(error)
-    lines = [line.strip() for line in str(origin).splitlines() if line.strip()]
-    is_ours = isinstance(origin, AutopartError)
-    return RankFailure(
-        rank=rank,
-        device=device,
-        kind=type(origin).__name__,
-        message=lines[0] if lines else "no message",
-        detail=origin.detail if isinstance(origin, AutopartError) else "\n".join([*_their_lines(origin), *lines[1:]]),
-        is_usage=is_ours,
-        unix_seconds=now_seconds,
-    )
-
-
-def _origin(error: BaseException) -> BaseException:
-    """The user's exception: torch's stage wraps it in one that lists the shapes of the arguments."""
-    while isinstance(error, RuntimeError) and "failed to run" in str(error).lower() and error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _their_lines(error: BaseException) -> list[str]:
-    """The traceback without autopart's, torch's and Python's own frames; the last three frames if none is left."""
-    frames = traceback.extract_tb(error.__traceback__)
-    theirs = [
-        frame for frame in frames
-        if not frame.filename.startswith((_OWN, _STDLIB, "<")) and "site-packages" not in frame.filename
-    ]
-    return "".join(traceback.format_list(theirs or frames[-3:])).rstrip().splitlines()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Literal
 
 import typer
 
@@ -23,6 +24,15 @@ def run(
     layers: Annotated[bool, typer.Option(
         "--layers/--no-layers", help="time every layer after the steps, for `autopart explain`"
     )] = True,
+    compress: Annotated[Literal["none", "fp16", "bf16", "int8", "topk"] | None, typer.Option(
+        "--compress", help="encode what crosses from device to device; changes results a little; default: as planned"
+    )] = None,
+    emulate: Annotated[Path | None, typer.Option(
+        "--emulate", metavar="FILE", help="stand-ins for the plan's devices: a cluster file with speeds, memory, links"
+    )] = None,
+    throttle: Annotated[Literal["sleep", "quota", "plan"], typer.Option(
+        "--throttle", help="what slow devices take: CPU time / speed, the kernel's CPU quota, or the plan's own times"
+    )] = "sleep",
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
@@ -35,7 +45,8 @@ def run(
 
     with progress_bar() as progress:
         measured = api.run_source(
-            plan, model, steps=steps, warmup=warmup, single=single, layers=layers, progress=progress
-        )
+            plan, model, steps=steps, warmup=warmup, single=single, layers=layers, compress=compress,
+            emulate=emulate, throttle=throttle, progress=progress,
+        )  # fmt: skip
     write_result(measured, output)
     print_result(dump(measured) if json_out else measurement_text(measured, plan))

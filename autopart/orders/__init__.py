@@ -5,11 +5,15 @@ from __future__ import annotations
 from functools import lru_cache
 
 from autopart.orders.actions import Action, Deed, Order, most_in_flight
+from autopart.orders.issue import one_order
 from autopart.orders.lists import list_orders
 from autopart.orders.torchs import ORDERS, num_rounds, zbv
 from autopart.schema.job import ScheduleName
 
-__all__ = ["ORDERS", "Action", "Deed", "Order", "in_flight", "most_in_flight", "num_rounds", "orders_of", "torch_name"]
+__all__ = [
+    "ORDERS", "Action", "Deed", "Order", "in_flight", "most_in_flight", "num_rounds", "one_order", "orders_of",
+    "torch_name",
+]  # fmt: skip
 
 ONE_PER_RANK: dict[ScheduleName, str] = {"gpipe": "ScheduleGPipe", "1f1b": "Schedule1F1B"}
 ROUND_ROBIN: dict[ScheduleName, str] = {

@@ -5,7 +5,9 @@ from __future__ import annotations
 from itertools import pairwise
 
 from autopart.planning.chain import best_path, is_exact
+from autopart.planning.effort import Effort
 from autopart.planning.groups import group_devices
+from autopart.planning.instance import Instance
 from autopart.planning.memory import Rules, stage_facts, stage_memory
 from autopart.planning.optimum import Optimum, instances_of, is_large, options_of
 from autopart.planning.options import LOOPED, Option, rank, schedules
@@ -19,23 +21,26 @@ from autopart.units import format_bytes, format_seconds
 __all__ = ["reasons", "verdict_of", "warnings_of"]
 
 
-def reasons(option: Option, cluster: Cluster, job: Job, proof: Proof) -> tuple[Excluded, ...]:
+def reasons(option: Option, cluster: Cluster, job: Job, proof: Proof, effort: Effort) -> tuple[Excluded, ...]:
     """Why every device that an option leaves out is left out, each with a number."""
     used = set(option.layout.used)
     excluded: dict[str, str] = {}
     groups = group_devices(cluster, apart_devices(job, cluster))
+    solved = len(used) < len(cluster.devices) and proof.least is None and job.method == "optimal"
+    instances = instances_of(option.candidate, cluster, job) if solved and not effort.is_over() else []
     for number, group in enumerate(groups):
         left_out = [device.name for device in group.devices if device.name not in used]
         if left_out:
             at_least = [0] * len(groups)
             at_least[number] = group.size - len(left_out) + 1
-            reason = _reason(option, cluster, job, tuple(at_least), group.device.name, proof)
+            reason = _reason(option, cluster, job, tuple(at_least), group.device.name, proof, instances, effort)
             excluded |= dict.fromkeys(left_out, reason)
     return tuple(Excluded(device=d.name, reason=excluded[d.name]) for d in cluster.devices if d.name in excluded)
 
 
 def _reason(
-    option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str, proof: Proof
+    option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str, proof: Proof,
+    instances: list[Instance], effort: Effort,
 ) -> str:
     if job.method != "optimal":
         return f"method '{job.method}' fills {len(option.layout.used)} devices without it"
@@ -43,19 +48,24 @@ def _reason(
         return _no_less(proof)
     if option.layout.schedule in LOOPED:
         return f"no placement tried with it is faster; no plan at all is more than {proof.gap:.2%} faster"
-    instances = instances_of(option.candidate, cluster, job)
-    if any(is_large(instance) for instance in instances):
+    merged = any(instance.cluster != cluster for instance in instances)
+    if not instances or merged or any(is_large(instance) for instance in instances) or effort.is_over():
         return f"does not help: no plan, with it or without, is more than {proof.gap:.2%} faster"
     others = [
         other
         for each in instances
-        for other in options_of(option.candidate, cluster, job, each, best_path(each, at_least=at_least))
+        for other in options_of(
+            option.candidate, cluster, job, each, best_path(each, at_least=at_least, out_of_time=effort.is_over)
+        )
     ]
+    if not others and effort.is_over():
+        return f"does not help: no plan, with it or without, is more than {proof.gap:.2%} faster"
     if not others:
         return _cannot_help(option, cluster, job, name)
     best = min(others, key=lambda other: rank(other, job))
     factor = rank(best, job)[0] / rank(option, job)[0]
-    which = "the best plan" if is_exact(instances[0].counts, instances[0].widest) else "the best plan found"
+    is_best = is_exact(instances[0].counts, instances[0].widest) and not effort.is_over()
+    which = "the best plan" if is_best else "the best plan found"
     seconds = format_seconds(rank(best, job)[0])
     if factor < 1.005:
         return f"does not help: {which} that uses it takes as long ({seconds}, {factor:.3f}x)"
@@ -167,6 +177,16 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
             code="estimated-profile",
             message=f"times on {', '.join(estimated)} are estimated from data sheets, not measured",
             suggestion="plan again on a machine that has them: what is there is measured",
+        ))
+    wider = {kind.kind: kind.computes_as for kind in option.candidate.profile.kinds if kind.kind in kinds}
+    for kind, pairs in sorted((kind, pairs) for kind, pairs in wider.items() if pairs):
+        number = sum(cluster.device(name).kind == kind for name in option.layout.used)
+        found.append(PlanWarning(
+            code="no-such-dtype",
+            message=f"{kind} has no units for {', '.join(narrow for narrow, _ in pairs)}: {number} device"
+            f"{'s' if number > 1 else ''} of the plan compute{'' if number > 1 else 's'} in {pairs[0][1]}, "
+            "and the times are of that",
+            suggestion="--dtype float16, which more kinds have, if the model stands its range (at most 65,504)",
         ))
     if optimum.merged:
         found.append(PlanWarning(

@@ -1,8 +1,4 @@
-"""The arcs of the path program: every stage that fits, with what it costs.
-
-An arc runs from node (first boundary, link class before) to node (last boundary, link class of its own group); a plan
-is a path from (0, nobody) to (end, any class).  See docs/model.md.
-"""
+"""Makes the path problem of a candidate: every stage that fits, with what it costs."""
 
 from __future__ import annotations
 
@@ -11,111 +7,31 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from autopart.planning.codecs import codecs_of
 from autopart.planning.groups import Group, group_devices, link_classes, links_within
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.memory import MemoryTerms, Rules, StageFacts, memory_terms
 from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, shared_facts, ways
-from autopart.planning.tables import MAX_BOUNDARIES, choose_boundaries, facts_table, receive_seconds, running_seconds
+from autopart.planning.tables import (
+    MAX_BOUNDARIES,
+    Crossing,
+    choose_boundaries,
+    crossing_at,
+    facts_table,
+    running_seconds,
+)
 from autopart.planning.wishes import apart_devices, forbidden_layers, wished_cuts
 from autopart.schema.device import Cluster, Link
+from autopart.schema.graph import Graph
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 
-__all__ = ["Arcs", "Instance", "build_instance"]
+__all__ = ["build_instance"]
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 Links = tuple[tuple[Link | None, ...], ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arcs:
-    """Parallel arrays, sorted by (first, before, last, group, way); boundaries are indices into the instance's."""
-
-    first: Ints
-    last: Ints
-    group: Ints
-    before: Ints
-    """link class of the stage before; ``num_classes`` for the first stage"""
-    after: Ints
-    """link class of its own group"""
-    way: Ints
-    """index into the instance's ways"""
-    width: Ints
-    """devices it takes"""
-    seconds: Floats
-    """time of one micro-batch: compute and the incoming boundary"""
-    weight: Floats
-    """its share of the objective that does not repeat: ``seconds``, for the first stage with the optimizer"""
-    most_in_flight: Ints
-    """micro-batches in flight that its memory holds; the number of devices if that never binds"""
-
-    def __len__(self) -> int:
-        return len(self.first)
-
-    def keep(self, mask: Bools) -> Arcs:
-        """The arcs for which the mask is true."""
-        return Arcs(**{name: getattr(self, name)[mask] for name in self.__slots__})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Instance:
-    """A path problem: one candidate with one schedule on one cluster."""
-
-    num_microbatches: int
-    schedule: ScheduleName
-    boundaries: tuple[int, ...]
-    merged: bool
-    """layers were merged into items: bounds hold for cuts between items only"""
-    groups: tuple[Group, ...]
-    link_classes: tuple[int, ...]
-    """of every group: groups of one class have the same link to every group"""
-    ways: tuple[Way, ...]
-    arcs: Arcs
-    num_stages: int | None
-    """exactly so many, if set"""
-    most_stages: int
-    """torch's Schedule1F1B refuses fewer micro-batches than stages"""
-    repeats: int
-    """how often the largest stage time counts: M - 1, or 0 for latency"""
-    floor_seconds: float
-    """no plan's largest stage time is below"""
-    alone_seconds: tuple[float, ...]
-    """of every group: one micro-batch of the whole model on one of its devices"""
-    prices: tuple[float, ...] = ()
-    """of one device of every group, in US dollars per hour; () where no budget is set"""
-    budget: float = 0.0
-    """what the devices in use may cost together"""
-
-    @property
-    def num_groups(self) -> int:
-        """Number of groups."""
-        return len(self.groups)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of link classes; as a class it means the source of the pipeline."""
-        return max(self.link_classes) + 1
-
-    @property
-    def widest(self) -> int:
-        """Most devices of a stage."""
-        return max(way.width for way in self.ways)
-
-    @property
-    def end(self) -> int:
-        """Index of the last boundary."""
-        return len(self.boundaries) - 1
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """Devices per group."""
-        return tuple(group.size for group in self.groups)
-
-    @property
-    def num_devices(self) -> int:
-        """Devices in all."""
-        return sum(self.counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +48,9 @@ class _Making:
     rules: Rules
     ways: tuple[Way, ...]
     below_seconds: float
+    crossing: Crossing
+    parted: tuple[tuple[int, Bools], ...]
+    """bytes of every tied weight, and whether a first stage that ends at each boundary has only some of its users"""
 
 
 def build_instance(
@@ -149,6 +68,10 @@ def build_instance(
         candidate=candidate, job=job, groups=groups, links=links, classes=link_classes(groups, links),
         boundaries=boundaries, facts=facts_table(graph, boundaries),
         rules=Rules.of(job, schedule, candidate.num_microbatches, cluster), ways=offered, below_seconds=below_seconds,
+        crossing=crossing_at(
+            candidate.graph, boundaries, gradients=job.mode == "train", codecs=codecs_of(job, cluster)
+        ),
+        parted=_parted(candidate.graph, boundaries),
     )
     forbidden = forbidden_layers(graph, groups, job)
     parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
@@ -157,7 +80,7 @@ def build_instance(
         merged=len(boundaries) < len(set(graph.legal_cuts)) + 2, num_stages=job.stages,
         groups=groups, link_classes=making.classes, ways=offered, arcs=_sorted(parts),
         most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
-        repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
+        cluster=cluster, repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
         floor_seconds=_floor_seconds(making), budget=job.max_usd_per_hour or 0.0,
         alone_seconds=tuple(float(_alone(candidate, group, job).sum()) for group in groups),
         prices=tuple(group.rent_usd_per_hour for group in groups) if job.max_usd_per_hour else (),
@@ -205,7 +128,8 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
         layer_times(making.candidate, group.device, making.links[number][number], making.ways[index], training=training)
         for index in offered
     ]
-    compute = [_running(each, making.boundaries) for each in times]
+    sums = [tuple(map(sum, zip(each.forward, each.backward, strict=True))) for each in times]
+    compute = [running_seconds(each, making.boundaries) for each in sums]
     most = [
         _most_in_flight(
             memory_terms(shared_facts(making.facts, making.ways[index]), making.rules),
@@ -220,10 +144,6 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
         once = _once_seconds(making, number, each, making.ways[index])
         parts += _way_arcs(making, number, index, seconds, most[offered.index(index)], mask, once)
     return parts
-
-
-def _running(times: Times, boundaries: tuple[int, ...]) -> Floats:
-    return running_seconds(tuple(map(sum, zip(times.forward, times.backward, strict=True))), boundaries)
 
 
 def _undominated(compute: list[Floats], most: list[Ints], widths: list[int]) -> list[Bools]:
@@ -253,9 +173,7 @@ def _way_arcs(
     for before, link_class in enumerate(making.classes):
         link = making.links[before][number]
         if link is not None:
-            receives[link_class] = receive_seconds(
-                making.candidate.graph, link, making.boundaries, gradients=making.rules.training
-            )
+            receives[link_class] = making.crossing.seconds(link)
     parts = []
     for link_class, receive in receives.items():
         chosen = begins if link_class == source else ~begins
@@ -278,19 +196,27 @@ def _once_seconds(making: _Making, number: int, times: Times, way: Way) -> Float
     """
     if not making.rules.training:
         return np.zeros(len(making.boundaries))
-    graph = making.candidate.graph
     once = np.concatenate(([0.0], np.cumsum(times.optimizer)))[list(making.boundaries)]
     if way.data > 1:
         link = making.links[number][number]
         once = once + np.asarray([gradient_seconds(link, way, size) for size in making.facts.trainable[0].tolist()])
     reachable = [link for row in making.links for link in row if link is not None]
-    for index, weight in enumerate(graph.weights):
-        users = [position for position, layer in enumerate(graph.layers) if index in layer.weights]
-        if weight.trainable and not weight.is_buffer and len(users) > 1 and reachable:
-            cheapest = min(link.seconds(2 * weight.bytes) for link in reachable)
-            parted = [users[0] < boundary <= users[-1] for boundary in making.boundaries]
-            once = once + np.asarray(parted) * cheapest
+    for num_bytes, parted in making.parted if reachable else ():
+        once = once + parted * min(link.seconds(2 * num_bytes) for link in reachable)
     return once
+
+
+def _parted(graph: Graph, boundaries: tuple[int, ...]) -> tuple[tuple[int, Bools], ...]:
+    users: dict[int, list[int]] = {}
+    for position, layer in enumerate(graph.layers):
+        for index in sorted(set(layer.weights)):
+            users.setdefault(index, []).append(position)
+    ends = np.asarray(boundaries)
+    tied = ((graph.weights[index], at) for index, at in sorted(users.items()) if len(at) > 1)
+    return tuple(
+        (weight.bytes, (at[0] < ends) & (ends <= at[-1]))
+        for weight, at in tied if weight.trainable and not weight.is_buffer
+    )
 
 
 def _sorted(parts: list[Arcs]) -> Arcs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+from autopart.planning.codecs import codecs_of, sent
 from autopart.planning.costs import StageCost
 from autopart.planning.groups import link_between
 from autopart.planning.options import Option
@@ -83,24 +84,25 @@ def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Sta
         utilisation=option.busy_seconds(index) / option.step_seconds if option.step_seconds else 1.0,
         memory=cost.memory,
         pace_seconds=row.pace_seconds,
+        computes_as=row.computes_as,
         layer_seconds=tuple(each / placed.speed for each in row.forward_seconds[first:last]) if way.width == 1 else (),
     )
 
 
 def _transfers(option: Option, cluster: Cluster, job: Job) -> tuple[Transfer, ...]:
     layout = option.layout
-    transfers = []
+    transfers, codecs = [], codecs_of(job, cluster)
     for index in range(1, layout.num_stages):
         if layout.devices[index] == layout.devices[index - 1]:
             continue  # what stays on a device does not travel
         link = cluster.link(cluster.device(layout.devices[index - 1]), cluster.device(layout.devices[index]))
         for value in option.candidate.graph.crossing(layout.boundaries[index]):
-            seconds = link.seconds(value.bytes)
+            way = sent(value, option.candidate.graph, link, codecs)
             returns = job.mode == "train" and value.differentiable
             transfers.append(
                 Transfer(
-                    tensor=value.name, from_stage=index - 1, to_stage=index, bytes=value.bytes,
-                    seconds=seconds, backward_seconds=seconds if returns else 0.0,
+                    tensor=value.name, from_stage=index - 1, to_stage=index, bytes=way.num_bytes,
+                    seconds=way.seconds, backward_seconds=way.seconds if returns else 0.0, codec=way.codec.name,
                 )
             )
     return tuple(transfers)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from autopart.planning.arcs import build_instance
 from autopart.planning.chain import best_path
 from autopart.planning.costs import Layout
+from autopart.planning.effort import IsOver, never
 from autopart.planning.greedy import greedy_layouts
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, memory_terms, num_in_flight
@@ -166,7 +167,7 @@ DESCRIPTIONS: dict[str, str] = {
 
 
 def evaluate_baseline(
-    method: Method, candidates: tuple[Candidate, ...], cluster: Cluster, job: Job
+    method: Method, candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, *, out_of_time: IsOver = never
 ) -> Option | None:
     """The best that a baseline gives over micro-batch counts and schedules, one that fits if any does.
 
@@ -175,7 +176,7 @@ def evaluate_baseline(
     options = []
     for candidate in candidates:
         for schedule in schedules(job):
-            for layout in _layouts(method, candidate, cluster, job, schedule):
+            for layout in _layouts(method, candidate, cluster, job, schedule, out_of_time):
                 devices = [cluster.device(name) for name in layout.devices]
                 linked = all(link_between(cluster, *pair) for pair in pairwise(devices))
                 if linked and job.stages in (None, layout.num_stages):
@@ -185,14 +186,15 @@ def evaluate_baseline(
 
 
 def _layouts(
-    method: Method, candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName
+    method: Method, candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName, out_of_time: IsOver
 ) -> list[Layout]:
     if method == "greedy":
         return greedy_layouts(candidate, cluster, job, schedule)
     if method == "chain-dp":
         instance = build_instance(candidate, cluster, job, schedule)
-        path = best_path(instance)
-        return [layout_of(instance, path, schedule)] if path else []
+        path = best_path(instance, out_of_time=out_of_time)
+        layout = layout_of(instance, path, schedule, cluster) if path else None
+        return [layout] if layout is not None else []
     boundaries = BASELINES[method](candidate, cluster, job, schedule)
     return [Layout(
         num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,

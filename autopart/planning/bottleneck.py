@@ -20,8 +20,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Instance
 from autopart.planning.chain import Path
+from autopart.planning.effort import IsOver, never
+from autopart.planning.instance import Instance
 
 __all__ = ["Bottleneck", "Moves", "States", "least_threshold", "moves_of", "states_of"]
 
@@ -158,7 +159,9 @@ def _walk(instance: Instance, states: States, moves: Moves, threshold: float, fo
     return tuple(path)
 
 
-def least_threshold(instance: Instance, high: float, tight: float) -> Bottleneck:
+def least_threshold(
+    instance: Instance, high: float, tight: float, *, out_of_time: IsOver = never
+) -> Bottleneck:
     """The largest stage time that no plan can be below, to a share ``tight``, where the vectors can be listed.
 
     The floor of the instance is taken as it is where it is 0: layers that are nothing but views.
@@ -172,7 +175,7 @@ def least_threshold(instance: Instance, high: float, tight: float) -> Bottleneck
     moves = moves_of(instance)
     states, step = states_of(instance, moves.shape[1]), 1e-3
     known = False
-    while high > low * (1 + tight):
+    while high > low * (1 + tight) and not out_of_time():
         middle = math.sqrt(low * high) if known else min(low * (1 + step), high)
         found, state = _first_boundaries(instance, states, moves, middle)
         if state >= 0:

@@ -14,33 +14,18 @@ path found on the way becomes the incumbent.  Lagrangian prices bring b down and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from autopart.planning.arcs import Arcs, Instance
 from autopart.planning.chain import Path, path_objective
+from autopart.planning.effort import Effort
 from autopart.planning.formulate import Solution, solve_path
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.prices import price_arcs
-from autopart.schema.job import SolverName
 
-__all__ = ["Certificate", "Effort", "prove"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Effort:
-    """How hard to try: what the job says of solving."""
-
-    solver: SolverName
-    gap: float
-    deadline: float
-    """on the clock"""
-    clock: Callable[[], float]
-
-    def left_seconds(self) -> float:
-        """Time until the deadline."""
-        return self.deadline - self.clock()
+__all__ = ["Certificate", "prove"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,15 +100,15 @@ def prove(
     while True:
         below = instance.arcs.seconds < search.threshold
         arcs = instance.arcs.keep(below)
-        priced = price_arcs(instance, arcs, search.cutoff, at_least)
+        priced = price_arcs(instance, arcs, search.cutoff, at_least, out_of_time=effort.is_over)
         if priced.bound >= search.cutoff and (search.num_programs or not at_least_one_program):
             return search.certify(search.target, closed=True)
         lower = search.lower(priced.bound)
-        if priced.bound < search.cutoff and lower < search.threshold * (1 - 1e-3):
+        if priced.bound < search.cutoff and lower < search.threshold * (1 - 1e-3) and not effort.is_over():
             search.threshold = lower
             continue
         open_bound = min(search.target, priced.bound + instance.repeats * instance.floor_seconds)
-        if effort.left_seconds() <= 0:
+        if effort.is_over():
             return search.certify(open_bound, closed=False)
         useful = priced.through < max(search.cutoff, priced.bound * (1 + 1e-9))
         solution = _solve(search, arcs.keep(useful), priced.bound)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
+from autopart.planning.effort import IsOver, never
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.prices import price_arcs
 
 __all__ = ["Path", "best_path", "count_vectors", "is_exact", "path_objective"]
@@ -76,7 +77,10 @@ class _Table:
     lengths: Ints
 
 
-def _fill(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...]) -> _Table:
+def _fill(
+    instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...], out_of_time: IsOver
+) -> _Table | None:
+    """The whole table; None if there is no time for it."""
     num_classes, end = instance.num_classes, instance.end
     position = {vector: index for index, vector in enumerate(vectors)}
     after = _after(vectors, position, instance)
@@ -91,6 +95,8 @@ def _fill(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...]) 
     flat_sums, flat_lengths = sums.reshape(-1), lengths.reshape(-1)
     every = np.arange(len(vectors))
     for key in np.unique(keys)[::-1].tolist():
+        if out_of_time():
+            return None
         first, before = divmod(key, width)
         low, high = np.searchsorted(keys, [key, key + 1])
         where = rows[low:high, None] + after[arcs.group[low:high], arcs.width[low:high]]
@@ -134,28 +140,28 @@ def _walk(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...], 
 
 def best_path(
     instance: Instance, *, at_least: tuple[int, ...] | None = None, below: float = math.inf, tolerance: float = 1e-6,
-    banned: frozenset[tuple[int, ...]] = frozenset(),
+    banned: frozenset[tuple[int, ...]] = frozenset(), out_of_time: IsOver = never,
 ) -> Path:
     """Arcs (of ``instance.arcs``) of a path with the least objective, or () if there is none below ``below``.
 
-    Least up to ``tolerance`` if ``is_exact``, else merely good.  ``at_least``: devices of every group that it must
-    use; ``banned``: vectors of used devices that it must not.  The threshold on the stage time comes down as in
-    ``bounds.prove``.
+    Least up to ``tolerance`` if ``is_exact``, else merely good; once ``out_of_time``, the best met so far.
+    ``at_least``: devices of every group that it must use; ``banned``: vectors of used devices that it must not.  The
+    threshold on the stage time comes down as in ``bounds.prove``.
     """
-    search = _Search(instance, _allowed(instance, at_least, banned), below, tolerance)
+    search = _Search(instance, _allowed(instance, at_least, banned), below, tolerance, out_of_time)
     highest = float(instance.arcs.seconds.max(initial=0.0)) or 1e-9  # zeros: layers that are nothing but views
     threshold = max(search.floor_seconds, highest * 1e-3) * FIRST_THRESHOLD if instance.repeats else math.inf
-    while not search.below(threshold)[0] and threshold <= highest:
+    while not search.below(threshold)[0] and threshold <= highest and not out_of_time():
         threshold *= FIRST_THRESHOLD
-    if not instance.repeats:
+    if not instance.repeats or out_of_time():
         return search.best
     low, high = max(search.floor_seconds, highest * 1e-6), threshold
-    while search.best and high > low * NARROW:
+    while search.best and high > low * NARROW and not out_of_time():
         middle = math.sqrt(low * high)
         low, high = (low, middle) if search.below(middle)[0] else (middle, high)
-    least_sum = price_arcs(instance, instance.arcs, search.target, at_least).bound
+    least_sum = price_arcs(instance, instance.arcs, search.target, at_least, out_of_time=out_of_time).bound
     threshold = (search.target - least_sum) / instance.repeats
-    while threshold >= search.floor_seconds:
+    while threshold >= search.floor_seconds and not out_of_time():
         found, least_sum = search.below(threshold)
         if not found:
             break
@@ -196,6 +202,7 @@ class _Search:
     allowed: npt.NDArray[np.bool_]
     target: float
     tolerance: float
+    out_of_time: IsOver
     best: Path = ()
 
     @property
@@ -204,15 +211,21 @@ class _Search:
         return self.instance.floor_seconds
 
     def below(self, threshold: float) -> tuple[bool, float]:
-        """Whether any path has only stages below the threshold, and the least sum of weights of one."""
+        """Whether any path has only stages below the threshold, and the least sum of weights of one.
+
+        Out of time, it is said that there is none.
+        """
         instance, vectors = self.instance, count_vectors(self.instance.counts)
         indices = np.flatnonzero(instance.arcs.seconds < threshold)
         arcs = instance.arcs.keep(instance.arcs.seconds < threshold)
         cutoff = self.target - instance.repeats * self.floor_seconds
         if len(arcs) * len(vectors) > MANY_STEPS and np.isfinite(cutoff):
-            useful = price_arcs(instance, arcs, cutoff, None, num_rounds=NUM_ROUNDS).through < cutoff
+            priced = price_arcs(instance, arcs, cutoff, None, num_rounds=NUM_ROUNDS, out_of_time=self.out_of_time)
+            useful = priced.through < cutoff
             arcs, indices = arcs.keep(useful), indices[useful]
-        table = _fill(instance, arcs, vectors)
+        table = _fill(instance, arcs, vectors, self.out_of_time)
+        if table is None:
+            return False, math.inf
         totals = np.where(self.allowed, table.sums[0, instance.num_classes, :-1], np.inf)
         lengths = table.lengths[0, instance.num_classes, :-1]
         wanted = instance.num_stages is None or lengths == instance.num_stages

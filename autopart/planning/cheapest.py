@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from autopart.planning.arcs import Instance
-from autopart.planning.bounds import Effort, prove
+from autopart.planning.bounds import prove
+from autopart.planning.effort import Effort
+from autopart.planning.instance import Instance
 from autopart.planning.optimum import Optimum, find_optimum, instances_of, is_large, options_of
 from autopart.planning.options import Option
 from autopart.planning.prices import price_arcs
@@ -79,7 +80,7 @@ def cheapest(
     floor, budget, solvers, fastest = _least_work(search), sum(rents), found.solver.split("+"), found
     while search.target > floor and budget >= min(rents) and fastest.bound_seconds < _most_seconds(search):
         lower = search.target * SECONDS_PER_HOUR / max(fastest.bound_seconds, 1e-300)
-        if lower > budget * (1 + 1e-9) or not search.closed or effort.left_seconds() <= 0:
+        if lower > budget * (1 + 1e-9) or not search.closed or effort.is_over():
             search.closed = False
             search.bound = min(rents) * fastest.bound_seconds / SECONDS_PER_HOUR
             break
@@ -118,7 +119,7 @@ def _least_work(search: _Search) -> float:
         for instance in instances_of(candidate, search.cluster, search.job):
             work = _work(instance, search.job)
             if is_large(instance):
-                bounds.append(price_arcs(work, work.arcs, search.target, None).bound)
+                bounds.append(price_arcs(work, work.arcs, search.target, None, out_of_time=search.effort.is_over).bound)
                 continue
             certificate = prove(work, search.best, search.effort, at_least_one_program=True)
             bounds.append(certificate.bound_seconds)  # dollars: the weights are

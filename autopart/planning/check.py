@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from itertools import combinations, pairwise
 
+from autopart.planning.codecs import codecs_of
+from autopart.planning.kvcache import ELEMENT_BYTES
 from autopart.planning.memory import stage_facts, stage_memory
 from autopart.planning.onedevice import in_flight_of, together
 from autopart.planning.options import LOOPED
 from autopart.planning.parallel import Way, gradient_seconds, layer_times, shared_facts
 from autopart.planning.rules import Rules
 from autopart.planning.simulate import simulate, warmup
+from autopart.schema.codec import CodecName, is_compressible, wire_bytes
 from autopart.schema.device import Device, Link
-from autopart.schema.graph import Graph
+from autopart.schema.graph import Graph, Value
 from autopart.schema.plan import Plan, Stage
 from autopart.schema.problem import Candidate
 
@@ -55,10 +58,8 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _same(what: str, claimed: float, found: float) -> None:
-    _require(
-        math.isclose(claimed, found, rel_tol=TOLERANCE, abs_tol=1e-15),
-        f"{what}: the plan says {claimed}, it is {found}",
-    )
+    close = math.isclose(claimed, found, rel_tol=TOLERANCE, abs_tol=1e-15)
+    _require(close, f"{what}: the plan says {claimed}, it is {found}")
 
 
 def _check_layers(plan: Plan, candidate: Candidate) -> list[int]:
@@ -185,22 +186,37 @@ def _check_memory(plan: Plan, candidate: Candidate, boundaries: list[int]) -> No
 
 
 def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
-    expected = []
+    expected: list[tuple[str, int, int, int, float, float]] = []
     for index, cut in enumerate(boundaries[1:-1]):
         if plan.ranks[index] == plan.ranks[index + 1]:
             continue  # what stays on a device does not travel
         link = plan.cluster.link(_device(plan, plan.stages[index]), _device(plan, plan.stages[index + 1]))
         for value in graph.values:
             if value.producer < cut <= max(value.consumers):
-                seconds = link.latency_seconds + value.bytes / link.bandwidth_bytes_per_second
+                claims = plan.transfers[len(expected) :]
+                num_bytes, seconds = _one_way(plan, graph, value, link, claims[0].codec if claims else "none")
                 returns = plan.job.mode == "train" and value.differentiable
-                expected.append((value.name, index, index + 1, value.bytes, seconds, seconds if returns else 0.0))
+                expected.append((value.name, index, index + 1, num_bytes, seconds, seconds if returns else 0.0))
     _require(len(plan.transfers) == len(expected), f"{len(expected)} transfers are needed, not {len(plan.transfers)}")
     for transfer, (name, source, target, num_bytes, seconds, backward) in zip(plan.transfers, expected, strict=True):
         claimed = (transfer.tensor, transfer.from_stage, transfer.to_stage, transfer.bytes)
         _require(claimed == (name, source, target, num_bytes), f"transfer {claimed} is of {name}, {num_bytes} bytes")
         _same(f"transfer of {name}", transfer.seconds, seconds)
         _same(f"return of {name}", transfer.backward_seconds, backward)
+
+
+def _one_way(plan: Plan, graph: Graph, value: Value, link: Link, codec: CodecName) -> tuple[int, float]:
+    """Bytes and seconds of a value over a link by a codec, which the job has to allow."""
+    if codec == "none":
+        wanted = plan.job.compress
+        fixed = wanted != "none" and wanted != "auto" and is_compressible(value, graph, wanted)
+        _require(not fixed, f"{value.name} travels as it is, not by {wanted}")
+        return value.bytes, link.latency_seconds + value.bytes / link.bandwidth_bytes_per_second
+    allowed = {each.name: each for each in codecs_of(plan.job, plan.cluster)}
+    _require(codec in allowed and is_compressible(value, graph, codec), f"{value.name} must not travel by {codec}")
+    num_bytes = wire_bytes(codec, value.shape, ELEMENT_BYTES[value.dtype])
+    coding = allowed[codec].start_seconds + value.bytes / allowed[codec].bytes_per_second
+    return num_bytes, link.latency_seconds + num_bytes / link.bandwidth_bytes_per_second + coding
 
 
 def _check_schedule(plan: Plan, candidate: Candidate) -> None:

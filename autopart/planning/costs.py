@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from autopart.planning.codecs import Codec, codecs_of, sent
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, stage_facts, stage_memory
 from autopart.planning.onedevice import in_flight_of, together
@@ -108,7 +109,8 @@ def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layou
     rules = Rules.of(job, layout.schedule, layout.num_microbatches, cluster)
     exchanges = _exchanges(candidate.graph, cluster, layout) if rules.training else {}
     kept = in_flight_of(rules, layout.ranks)
-    costs = [_stage_cost(candidate, cluster, rules, layout, index, exchanges, kept[index])
+    codecs = codecs_of(job, cluster)
+    costs = [_stage_cost(candidate, cluster, rules, layout, index, exchanges, kept[index], codecs)
              for index in range(layout.num_stages)]
     memories = together(tuple(cost.memory for cost in costs), layout.devices)
     return tuple(replace(cost, memory=memory) for cost, memory in zip(costs, memories, strict=True))
@@ -116,7 +118,7 @@ def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layou
 
 def _stage_cost(
     candidate: Candidate, cluster: Cluster, rules: Rules, layout: Layout, index: int,
-    exchanges: dict[tuple[int, int], float], in_flight: int,
+    exchanges: dict[tuple[int, int], float], in_flight: int, codecs: tuple[Codec, ...],
 ) -> StageCost:
     first, last, name = layout.stages[index]
     device, way = cluster.device(name), layout.way(index)
@@ -124,7 +126,7 @@ def _stage_cost(
     times = layer_times(candidate, device, inside, way, training=rules.training)
     receive = back = 0.0
     if index and layout.devices[index - 1] != name:
-        receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first)
+        receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first, codecs)
     facts = stage_facts(candidate.graph, first, last)
     once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
     return StageCost(
@@ -142,13 +144,12 @@ def _stage_cost(
 
 
 def _boundary_seconds(
-    graph: Graph, cluster: Cluster, source: str, target: Device, boundary: int
+    graph: Graph, cluster: Cluster, source: str, target: Device, boundary: int, codecs: tuple[Codec, ...]
 ) -> tuple[float, float]:
     """Time of all values across a boundary, and of their gradients back; one message each."""
     link = cluster.link(cluster.device(source), target)
-    values = graph.crossing(boundary)
-    forward = sum(link.seconds(value.bytes) for value in values)
-    return forward, sum(link.seconds(value.bytes) for value in values if value.differentiable)
+    ways = [(value, sent(value, graph, link, codecs).seconds) for value in graph.crossing(boundary)]
+    return sum(seconds for _, seconds in ways), sum(seconds for value, seconds in ways if value.differentiable)
 
 
 def _exchanges(graph: Graph, cluster: Cluster, layout: Layout) -> dict[tuple[int, int], float]:

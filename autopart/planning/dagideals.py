@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autopart.planning.dagproblem import DagProblem
+from autopart.planning.effort import IsOver, never
 
 __all__ = ["Family", "all_ideals", "family_of", "prefixes"]
 
@@ -22,8 +23,8 @@ CHUNK = 4096
 """ideals whose items are spread out at a time"""
 
 
-def all_ideals(problem: DagProblem, most: int) -> list[int] | None:
-    """Every ideal as a bit set (bit i: item i), or None if there are more than ``most``."""
+def all_ideals(problem: DagProblem, most: int, *, out_of_time: IsOver = never) -> list[int] | None:
+    """Every ideal as a bit set (bit i: item i), or None if there are more than ``most``, or no time to list them."""
     before = [0] * problem.num_items
     after: list[list[int]] = [[] for _ in range(problem.num_items)]
     for a, b in problem.precedence:
@@ -39,7 +40,7 @@ def all_ideals(problem: DagProblem, most: int) -> list[int] | None:
             larger = ideal | 1 << item
             if larger in found:
                 continue
-            if len(found) >= most:
+            if len(found) >= most or (len(found) % 256 == 0 and out_of_time()):
                 return None
             freed = sum(1 << b for b in after[item] if not before[b] & ~larger)
             found[larger] = (ready & ~(1 << item)) | freed

@@ -14,6 +14,7 @@ from autopart.planning.dagmerge import Reduced, absorb_leaves, fuse_cycles
 from autopart.planning.dagorders import ORDERS, topological_order
 from autopart.planning.dagproblem import DagProblem, Part, part_load
 from autopart.planning.dagsplit import OutOfTime, best_split
+from autopart.planning.effort import never
 
 __all__ = ["Placement", "contiguous", "largest_load", "place_nodes"]
 
@@ -136,7 +137,7 @@ class _Search:
 
     def over_all_ideals(self) -> bool:
         """The exact pass; False if there are too many ideals or too little time, and nothing is proven."""
-        ideals = all_ideals(self.problem, self.most)
+        ideals = all_ideals(self.problem, self.most, out_of_time=self.out_of_time)
         if ideals is None:
             return False
         self.num_ideals = len(ideals)
@@ -153,7 +154,7 @@ class _Search:
         step = max(self.problem.num_items // 200, 1)
         several = prefixes(orders)
         few = prefixes(orders[:1])
-        self._pass(family_of(self.problem, few[::step]), out_of_time=lambda: False)
+        self._pass(family_of(self.problem, few[::step]), out_of_time=never)
         try:
             for ideals in (few, several):
                 self._pass(family_of(self.problem, ideals[: self.most]))

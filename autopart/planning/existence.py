@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autopart.planning.arcs import Instance
 from autopart.planning.bottleneck import least_threshold
-from autopart.planning.bounds import Effort, prove
+from autopart.planning.bounds import prove
 from autopart.planning.chain import Path, best_path, is_exact
+from autopart.planning.effort import Effort
+from autopart.planning.instance import Instance
 from autopart.planning.optimum import instances_of, is_large, options_of
 from autopart.planning.options import Option
 from autopart.planning.quantities import keeps_limits
@@ -67,14 +68,14 @@ def _search(instance: Instance, below: float, effort: Effort, certify: bool) -> 
     """A path with an objective below the limit, or whether it is certain that there is none; and the solver asked."""
     if is_large(replace(instance, repeats=instance.num_microbatches - 1)):
         longest = min(below / (instance.repeats + 1), float(instance.arcs.seconds.max(initial=0.0)))
-        least = least_threshold(instance, below / (instance.repeats + 1), COARSE)
+        least = least_threshold(instance, below / (instance.repeats + 1), COARSE, out_of_time=effort.is_over)
         path = keeping_rows(instance, least.path)
         if path and not math.isfinite(below):
             return path, True, "none"
         if least.floor_seconds >= longest:
             return (), True, "none"
-    path = best_path(instance, below=below)
-    exact = is_exact(instance.counts, instance.widest)
+    path = best_path(instance, below=below, out_of_time=effort.is_over)
+    exact = is_exact(instance.counts, instance.widest) and not effort.is_over()
     if path or (exact and not (certify and len(instance.arcs) <= MOST_ARCS)):
         return path, True, "none"
     if certify:

@@ -27,8 +27,8 @@ from typing import Any, Literal
 import numpy as np
 import pulp
 
-from autopart.planning.arcs import Arcs, Instance
 from autopart.planning.chain import Path
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.portfolio import race
 from autopart.schema.job import SolverName
 

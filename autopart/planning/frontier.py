@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
 from autopart.planning.bottleneck import MOST_STATES, States, states_of
 from autopart.planning.chain import Path
+from autopart.planning.effort import IsOver, never
+from autopart.planning.instance import Arcs, Instance
 
 __all__ = ["Least", "can_list", "least_sum"]
 
@@ -62,13 +63,14 @@ def _furthest(instance: Instance, arcs: Arcs, states: States) -> Ints:
     return np.asarray(cube.reshape(-1))
 
 
-def least_sum(instance: Instance, arcs: Arcs, most_steps: int) -> Least:
+def least_sum(instance: Instance, arcs: Arcs, most_steps: int, *, out_of_time: IsOver = never) -> Least:
     """The least sum of weights over the arcs given, which are all below one threshold.
 
     Args:
         instance: what the arcs are of; only rows C1 to C4, C6 and C9 are kept.
         arcs: in the order of the instance's.
         most_steps: sums to try, above which it is given up.
+        out_of_time: whether it is given up at once.
     """
     most = min(instance.num_microbatches, instance.num_devices, instance.end)
     binding = bool((arcs.most_in_flight < most).any())
@@ -87,7 +89,7 @@ def least_sum(instance: Instance, arcs: Arcs, most_steps: int) -> Least:
         low, high = np.searchsorted(keys, [key, key + 1])
         row = np.full(size, np.inf)
         num_steps += _relax_row(instance, arcs, states, labels, range(low, high), row)
-        if num_steps > most_steps:
+        if num_steps > most_steps or out_of_time():
             return Least(total=math.nan, path=())
         alive = np.flatnonzero(np.isfinite(row) & (room >= boundary) & states.affordable)
         labels[boundary, before] = alive, row[alive]
@@ -102,7 +104,7 @@ def _relax_row(
     instance: Instance, arcs: Arcs, states: States, labels: Labels, some: range, row: Floats
 ) -> int:
     """Take arcs that leave one node into its row; how many sums were tried."""
-    num_steps = 0
+    num_steps, counts = 0, instance.counts
     for arc in some:
         after = labels.get((int(arcs.last[arc]), int(arcs.after[arc])))
         if after is None:
@@ -110,7 +112,7 @@ def _relax_row(
         group, width, in_flight = int(arcs.group[arc]), int(arcs.width[arc]), int(arcs.most_in_flight[arc])
         vectors, sums = after
         num_steps += len(vectors)
-        fits = states.coordinates[group][vectors] + width <= instance.counts[group]
+        fits = states.coordinates[group][vectors] + width <= counts[group]
         moved = vectors + width * states.strides[group]
         moved, sums = moved[fits], sums[fits] + arcs.weight[arc]
         if in_flight < instance.num_devices:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate, islice, permutations
 
 import numpy as np
 import numpy.typing as npt
 
+from autopart.planning.codecs import codecs_of
 from autopart.planning.costs import Layout
 from autopart.planning.groups import group_devices, link_between
 from autopart.planning.memory import MemoryTerms, Rules, memory_terms, num_in_flight
-from autopart.planning.tables import facts_table, receive_seconds
+from autopart.planning.tables import Crossing, crossing_at, facts_table
+from autopart.planning.wishes import wished_cuts
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 
-__all__ = ["greedy_layouts"]
+__all__ = ["greedy_layouts", "recut"]
 
 MOST_ORDERS = 6
 NUM_HALVINGS = 20
@@ -25,15 +28,24 @@ MOST_BOUNDARIES = 400
 
 def greedy_layouts(candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName) -> list[Layout]:
     """For every order of the kinds (at most six) the layout of the least time limit that greedy filling keeps."""
-    cuts = sorted(set(candidate.graph.legal_cuts))
+    orders = islice(permutations(group_devices(cluster)), MOST_ORDERS)
+    sequences = [tuple(device for group in order for device in group.devices) for order in orders]
+    return recut(candidate, cluster, job, schedule, sequences)
+
+
+def recut(
+    candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName, sequences: Sequence[tuple[Device, ...]]
+) -> list[Layout]:
+    """For every sequence of devices, where a limit works, the layout of the least limit that greedy filling keeps."""
+    cuts = sorted(set(wished_cuts(candidate.graph, job).legal_cuts))
     cuts = cuts[:: -(-len(cuts) // MOST_BOUNDARIES)] if cuts else []
     ends = (0, *cuts, len(candidate.graph.layers))
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     terms = memory_terms(facts_table(candidate.graph, ends), rules)
+    crossing = crossing_at(candidate.graph, ends, gradients=rules.training, codecs=codecs_of(job, cluster))
     layouts = []
-    for order in islice(permutations(group_devices(cluster)), MOST_ORDERS):
-        devices = tuple(device for group in order for device in group.devices)
-        filled = _tightest(candidate, cluster, devices, ends, terms, rules)
+    for devices in sequences:
+        filled = _tightest(candidate, cluster, devices, ends, terms, rules, crossing)
         if filled:
             layouts.append(Layout(
                 num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=filled,
@@ -44,7 +56,7 @@ def greedy_layouts(candidate: Candidate, cluster: Cluster, job: Job, schedule: S
 
 def _tightest(
     candidate: Candidate, cluster: Cluster, devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms,
-    rules: Rules,
+    rules: Rules, crossing: Crossing,
 ) -> tuple[int, ...]:
     """Boundaries under the least limit that works, () if none does."""
     elapsed, receives = [], []
@@ -55,9 +67,7 @@ def _tightest(
         elapsed.append(np.asarray(sums)[list(ends)])
         link = link_between(cluster, devices[index - 1], device) if index else None
         none = np.full(len(ends), np.inf if index else 0.0)
-        receives.append(
-            none if link is None else receive_seconds(candidate.graph, link, ends, gradients=rules.training)
-        )
+        receives.append(none if link is None else crossing.seconds(link))
     best: tuple[int, ...] = ()
     low, high = 0.0, 2 * max(float(each[-1]) for each in elapsed)
     for _ in range(NUM_HALVINGS):

@@ -61,7 +61,7 @@ def group_devices(cluster: Cluster, apart: frozenset[str] = frozenset()) -> tupl
     merged: list[list[int]] = []
     for number, members in enumerate(alike):
         for other in merged:
-            if members[0].name not in apart and _are_twins(alike, terms, other[0], number):
+            if not apart & {members[0].name, alike[other[0]][0].name} and _are_twins(alike, terms, other[0], number):
                 other.append(number)
                 break
         else:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from autopart.errors import InfeasibleError
-from autopart.planning.bounds import Effort
+from autopart.planning.effort import Effort
 from autopart.planning.optimum import is_feasible
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job
@@ -23,7 +23,26 @@ MOST_MORE = 16
 def infeasibility(
     candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort
 ) -> InfeasibleError:
-    """The error to raise where no allowed candidate fits: what is short by how much, and what would fit."""
+    """The error to raise where no allowed candidate fits: what is short by how much, and what would fit.
+
+    Where time runs out before that is known, the error says so.
+    """
+    try:
+        return _explained(candidates, allowed, cluster, job, effort)
+    except _LateError:
+        return InfeasibleError(
+            "no plan fits in memory, and what is short by how much was not found in time; give a longer --time-limit, "
+            "larger devices or a smaller batch"
+        )
+
+
+class _LateError(Exception):
+    """Whether something fits is not known: there is no time left."""
+
+
+def _explained(
+    candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort
+) -> InfeasibleError:
     unlimited = replace(
         cluster, devices=tuple(replace(device, memory_bytes=UNLIMITED_BYTES) for device in cluster.devices)
     )
@@ -44,7 +63,10 @@ def infeasibility(
 
 
 def _fits(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort) -> bool:
-    return any(is_feasible(candidate, cluster, job, effort) for candidate in candidates)
+    found = any(is_feasible(candidate, cluster, job, effort) for candidate in candidates)
+    if not found and effort.is_over():
+        raise _LateError
+    return found
 
 
 def _with_memory(cluster: Cluster, name: str, memory_bytes: int) -> Cluster:
@@ -149,8 +171,11 @@ def _suggestion(
     device: Device, needed_bytes: int,
 ) -> str:
     for text, some, changed_cluster, changed_job in _changes(candidates, allowed, cluster, job, device, needed_bytes):
-        if _fits(some, changed_cluster, changed_job, effort):
-            return text
+        try:
+            if _fits(some, changed_cluster, changed_job, effort):
+                return text
+        except _LateError:
+            return "what single change would make it fit was not found in time: use larger devices or a smaller batch"
     return (
         f"no single change of the job nor {MOST_MORE} more devices of a kind make it fit: "
         "use larger devices or a smaller batch"

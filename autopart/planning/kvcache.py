@@ -24,12 +24,14 @@ def cache_bytes_per_token(num_layers: int, num_key_value_heads: int, head_size: 
     return 2 * num_layers * num_key_value_heads * head_size * element_bytes
 
 
-def layer_cache_bytes(graph: Graph) -> tuple[int, ...]:
+def layer_cache_bytes(graph: Graph, first: int = 0, last: int | None = None) -> tuple[int, ...]:
     """Bytes of one token's keys and values in each layer, by the fused attention that the trace saw there.
+
+    Of layers first .. last - 1, or of all.
 
     Where queries share keys and values the trace may see them repeated: never less than is needed.
     """
-    return tuple(_layer_bytes(layer, graph.batch_size) for layer in graph.layers)
+    return tuple(_layer_bytes(layer, graph.batch_size) for layer in graph.layers[first:last])
 
 
 def _layer_bytes(layer: Layer, batch_size: int) -> int:

@@ -24,8 +24,8 @@ import numpy as np
 import pulp
 
 from autopart.errors import InfeasibleError, UsageError
-from autopart.planning.bounds import Effort
 from autopart.planning.costs import Layout, short_bytes
+from autopart.planning.effort import Effort
 from autopart.planning.groups import group_devices
 from autopart.planning.memory import NUM_OPTIMIZER_STATES
 from autopart.planning.optimum import Optimum
@@ -82,7 +82,7 @@ def find_looped(
     tried = [(candidate, placement) for candidate in candidates for placement in _placements(candidate, cluster, job)]
     for done, (candidate, placement) in enumerate(tried):
         progress("planning", done, len(tried))
-        if effort.clock() < effort.deadline or not options:
+        if not effort.is_over() or not options:
             found = _Search(candidate, cluster, job, placement, effort).best()
             if found is not None:
                 (misfits if found.misfit else options).append(found)
@@ -162,7 +162,7 @@ class _Search:
         option = self._option(allowed, cuts)
         for stride in STRIDES:
             improved = True
-            while improved and self.effort.clock() < self.effort.deadline:
+            while improved and not self.effort.is_over():
                 improved = False
                 for place in range(1, len(self.placement)):
                     for step in (-stride, stride):

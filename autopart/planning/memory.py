@@ -249,7 +249,7 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
         inputs=sum(value.bytes * _num_inside(value, first, last) for value in graph.values),
         loss_saved=loss.saved_bytes if is_last else 0,
         loss_backward=loss.backward_bytes if is_last else 0,
-        cache_per_token=sum(layer_cache_bytes(graph)[first:last]),
+        cache_per_token=sum(layer_cache_bytes(graph, first, last)),
     )
 
 

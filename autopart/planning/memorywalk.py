@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -88,25 +89,52 @@ def _trained(graph: Graph, layer: Layer) -> set[int]:
 
 def passes(graph: Graph, begin: int, end: int) -> Passes:
     """Of layers begin .. end - 1, by going through them."""
+    layers = graph.layers[begin:end]
+    gradients, passing, made, held = (_Running(begin, end) for _ in range(4))
+    for value in graph.values:
+        inside = (value.producer + 1, value.consumers[-1])
+        if max(inside[0], begin) >= min(inside[1], end):
+            continue
+        if value.differentiable:
+            gradients.add(inside, value.bytes)
+        passing.add(inside, value.bytes)
+        for consumer in value.consumers[:-1]:
+            passing.add((consumer, consumer + 1), -value.bytes)
     used: dict[int, list[int]] = defaultdict(list)
-    for index in range(begin, end):
-        for weight in _trained(graph, graph.layers[index]):
+    for index, layer in enumerate(layers, start=begin):
+        for weight in _trained(graph, layer):
             used[weight].append(index)
-    near = [value for value in graph.values if value.producer < end and value.consumers[-1] > begin]
-    below = -sum(layer.saved_bytes for layer in graph.layers[begin:end])
+    for weight, users in used.items():
+        made.add((begin, users[-1]), graph.weights[weight].bytes)
+        held.add((users[0], users[-1]), graph.weights[weight].bytes)
+    below = -sum(layer.saved_bytes for layer in layers)
     first = later = alive = replay = 0
-    for index in range(begin, end):
-        layer = graph.layers[index]
+    walk = zip(layers, gradients.sums(), passing.sums(), made.sums(), held.sums(), strict=True)
+    for layer, passed_back, passed_by, so_far, not_yet in walk:
         below += layer.saved_bytes
-        around = [value for value in near if value.producer < index < value.consumers[-1]]
-        gradients = sum(value.bytes for value in around if value.differentiable)
-        made = sum(graph.weights[weight].bytes for weight, users in used.items() if users[-1] > index)
-        held = sum(graph.weights[weight].bytes for weight, users in used.items() if users[0] <= index < users[-1])
-        first = max(first, below + gradients + _first(graph, layer) + made)
-        later = max(later, below + gradients + _later(layer) + held)
-        replay = max(replay, layer.saved_bytes + gradients + _later(layer))
-        alive = max(alive, layer.peak_bytes + sum(value.bytes for value in around if index not in value.consumers))
+        first = max(first, below + passed_back + _first(graph, layer) + so_far)
+        later = max(later, below + passed_back + _later(layer) + not_yet)
+        replay = max(replay, layer.saved_bytes + passed_back + _later(layer))
+        alive = max(alive, layer.peak_bytes + passed_by)
     return Passes(first=first, later=later, alive=alive, replay=replay)
+
+
+class _Running:
+    """Bytes at every layer from ``begin`` to before ``end``, of things that are there from one layer to another."""
+
+    def __init__(self, begin: int, end: int) -> None:
+        self._begin, self._changes = begin, [0] * (end - begin + 1)
+
+    def add(self, layers: tuple[int, int], num_bytes: int) -> None:
+        """Something is there from the first of these layers to before the second."""
+        here, last = max(layers[0] - self._begin, 0), min(layers[1] - self._begin, len(self._changes) - 1)
+        if here < last:
+            self._changes[here] += num_bytes
+            self._changes[last] -= num_bytes
+
+    def sums(self) -> list[int]:
+        """At every layer."""
+        return list(accumulate(self._changes[:-1]))
 
 
 def passes_table(graph: Graph, needs: LayerNeeds, boundaries: tuple[int, ...]) -> Passes:

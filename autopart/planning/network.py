@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
+from autopart.planning.instance import Arcs, Instance
 
 __all__ = ["Network", "Steps", "network_of", "shortest_path", "through", "to_end"]
 

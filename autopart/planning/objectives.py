@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autopart.errors import InfeasibleError
-from autopart.planning.bounds import Effort
 from autopart.planning.cheapest import cheapest
+from autopart.planning.effort import Effort
 from autopart.planning.existence import any_plan
 from autopart.planning.optimum import Optimum, find_optimum
 from autopart.planning.options import Option, rank
@@ -80,7 +80,7 @@ def _up(value: float) -> str:
 def _least_rent(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort) -> float:
     """Least US dollars an hour for which some plan fits, to 0.1 %."""
     low, high = 0.0, sum(device.rent_usd_per_hour or 0.0 for device in cluster.devices)
-    while high - low > 1e-3 * high and effort.left_seconds() > 0:
+    while high - low > 1e-3 * high and not effort.is_over():
         middle = (low + high) / 2
         there = any_plan(candidates, cluster, replace(job, max_usd_per_hour=middle), effort)
         if there.options:

@@ -5,15 +5,20 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from autopart.planning.arcs import Instance, build_instance
+from autopart.planning.arcs import build_instance
 from autopart.planning.bottleneck import least_threshold
-from autopart.planning.bounds import Certificate, Effort, prove
+from autopart.planning.bounds import Certificate, prove
 from autopart.planning.chain import Path, best_path, is_exact
+from autopart.planning.effort import Effort
 from autopart.planning.frontier import can_list
+from autopart.planning.greedy import recut
+from autopart.planning.instance import Instance
+from autopart.planning.nodes import has_many_groups, merged_nodes, whole_nodes
 from autopart.planning.options import Option, evaluate, layout_of, schedules
 from autopart.planning.refine import refined
 from autopart.planning.tables import MAX_BOUNDARIES
 from autopart.planning.windows import keeping_rows, prove_by_windows
+from autopart.planning.wishes import apart_devices
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -57,10 +62,31 @@ def allowed_candidates(candidates: tuple[Candidate, ...], job: Job) -> tuple[Can
 def options_of(candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, path: Path) -> list[Option]:
     """A path under every allowed schedule in which it fits; [] for no path."""
     options = [
-        evaluate(candidate, cluster, job, layout_of(instance, path, schedule))
+        evaluate(candidate, cluster, job, layout)
         for schedule in (schedules(job) if path else ())
+        if (layout := layout_of(instance, path, schedule, cluster)) is not None
     ]
     return [option for option in options if not option.misfit]
+
+
+def _on_nodes(
+    candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, found: list[Option], effort: Effort
+) -> list[Option]:
+    """More plans where the instance is of merged nodes: cut anew for the real links, or of nodes without remainders."""
+    if instance.cluster == cluster:
+        return []
+    if not found and instance.widest > 1:
+        apart = apart_devices(job, cluster)
+        whole = build_instance(
+            candidate, merged_nodes(whole_nodes(cluster, apart, instance.widest), apart), job, instance.schedule
+        )
+        whole, path = _start(whole, effort)
+        return options_of(candidate, cluster, job, whole, path)
+    plain = {option.layout.devices for option in found if not option.layout.ways}
+    sequences = [tuple(cluster.device(name) for name in names) for names in sorted(plain)]
+    layouts = [layout for each in schedules(job) for layout in recut(candidate, cluster, job, each, sequences)]
+    options = [evaluate(candidate, cluster, job, layout) for layout in layouts if not (job.pins or job.forbidden)]
+    return [option for option in options if not option.misfit and job.stages in (None, option.layout.num_stages)]
 
 
 def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Instance]:
@@ -72,7 +98,9 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
     allowed = schedules(job)
     if candidate.num_microbatches >= len(cluster.devices):
         allowed = allowed[:1]
-    return [build_instance(candidate, cluster, job, schedule) for schedule in allowed]
+    apart = apart_devices(job, cluster)
+    planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
+    return [build_instance(candidate, planned, job, schedule) for schedule in allowed]
 
 
 WIDE_TOLERANCE = 5e-3
@@ -86,15 +114,15 @@ def is_large(instance: Instance) -> bool:
     return instance.repeats > 0 and instance.floor_seconds > 0 and not small
 
 
-def _start(instance: Instance) -> tuple[Instance, Path]:
+def _start(instance: Instance, effort: Effort) -> tuple[Instance, Path]:
     """The instance with the floor found on the way, and a good path to start from, or ()."""
     if not is_large(instance):
-        return instance, best_path(instance)
-    least = least_threshold(instance, math.inf, WIDE_TOLERANCE)
+        return instance, best_path(instance, out_of_time=effort.is_over)
+    least = least_threshold(instance, math.inf, WIDE_TOLERANCE, out_of_time=effort.is_over)
     tightened = replace(instance, floor_seconds=least.floor_seconds)
     path = keeping_rows(instance, least.path)
     if not path and not can_list(instance):
-        path = best_path(tightened, tolerance=WIDE_TOLERANCE)
+        path = best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=effort.is_over)
     return tightened, path
 
 
@@ -102,7 +130,8 @@ def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort
     """Whether any plan of the candidate fits."""
     instances = [replace(instance, repeats=0) for instance in instances_of(candidate, cluster, job)]
     return any(
-        bool(best_path(each)) or (not is_exact(each.counts, each.widest) and bool(prove(each, math.inf, effort).path))
+        bool(best_path(each, out_of_time=effort.is_over))
+        or (not is_exact(each.counts, each.widest) and bool(prove(each, math.inf, effort).path))
         for each in instances
     )
 
@@ -119,9 +148,10 @@ def find_optimum(
     found: list[list[Option]] = []
     for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        instance, path = _start(instance)
+        instance, path = _start(instance, effort)
         problems[done] = (candidate, instance)
-        found.append(options_of(candidate, cluster, job, instance, path))
+        options = options_of(candidate, cluster, job, instance, path)
+        found.append(options + _on_nodes(candidate, cluster, job, instance, options, effort))
     cutoff = (job.max_step_seconds or math.inf) * (1 + effort.gap) * (1 + 1e-9)
     best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
     options = [option for each in found for option in each]
@@ -132,7 +162,7 @@ def find_optimum(
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
         incumbent = min(incumbent, cutoff)
         if instance.merged and instance.repeats and math.isfinite(incumbent):
-            instance = refined(candidate, cluster, job, instance, incumbent)
+            instance = refined(candidate, job, instance, incumbent)
             problems[index] = (candidate, instance)
         if is_large(instance) or (instance.prices and instance.repeats):
             # C9 is a knapsack, which makes integer programs slow, and not the windows' dynamic program
@@ -140,7 +170,8 @@ def find_optimum(
         else:
             certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
         certificates.append(certificate)
-        options += options_of(candidate, cluster, job, instance, certificate.path)
+        new = options_of(candidate, cluster, job, instance, certificate.path)
+        options += new + (_on_nodes(candidate, cluster, job, instance, new, effort) if new else [])
     progress("planning", num_steps, num_steps)
     return _collect(options, [instance for _, instance in problems], certificates)
 

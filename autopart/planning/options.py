@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from autopart.planning.arcs import Instance
 from autopart.planning.chain import Path
 from autopart.planning.costs import Layout, StageCost, layout_costs, misfit, objective_seconds
+from autopart.planning.instance import Instance
+from autopart.planning.nodes import devices_along
 from autopart.planning.parallel import ALONE
 from autopart.planning.simulate import StageTimes, step_seconds
-from autopart.schema.device import Cluster
+from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 
@@ -81,16 +82,17 @@ def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -
     return replace(option, objective_seconds=option.step_seconds) if layout.schedule in LOOPED else option
 
 
-def layout_of(instance: Instance, path: Path, schedule: ScheduleName) -> Layout:
-    """The layout of a path; of a group's devices the first ones of the cluster are used, in path order."""
+def layout_of(instance: Instance, path: Path, schedule: ScheduleName, cluster: Cluster) -> Layout | None:
+    """The layout of a path on a cluster; of a group's devices the first ones are used, in path order.
+
+    Where the instance is of a cluster with merged nodes, every stage gets devices of one node, if it can be on the node
+    of the stage before; None if the stages do not go into the nodes.
+    """
     arcs = instance.arcs
-    next_device = [0] * instance.num_groups
-    places = []
-    for arc in path:
-        group, width = int(arcs.group[arc]), int(arcs.width[arc])
-        begin = next_device[group]
-        places.append(tuple(device.name for device in instance.groups[group].devices[begin : begin + width]))
-        next_device[group] += width
+    stages = [(int(arcs.group[arc]), int(arcs.width[arc])) for arc in path]
+    places = [tuple(device.name for device in devices) for devices in _devices(instance, stages, cluster)]
+    if not places:
+        return None
     boundaries = [instance.boundaries[int(arcs.first[arc])] for arc in path]
     chosen = tuple(instance.ways[int(arcs.way[arc])] for arc in path)
     plain = all(way == ALONE for way in chosen)
@@ -106,3 +108,16 @@ def rank(option: Option, job: Job) -> tuple[float, int, int, tuple[int, ...], tu
     seconds = option.objective_seconds if job.objective == "latency" else option.step_seconds
     layout = option.layout
     return (seconds, layout.num_stages, layout.num_microbatches, layout.boundaries, layout.devices)
+
+
+def _devices(
+    instance: Instance, stages: list[tuple[int, int]], cluster: Cluster
+) -> tuple[tuple[Device, ...], ...]:
+    if instance.cluster != cluster:
+        return devices_along(cluster, instance.groups, stages)
+    next_device, places = [0] * instance.num_groups, []
+    for group, width in stages:
+        begin = next_device[group]
+        places.append(instance.groups[group].devices[begin : begin + width])
+        next_device[group] += width
+    return tuple(places)

@@ -10,8 +10,8 @@ from autopart.errors import InfeasibleError, UsageError
 from autopart.planning.advice import reasons, verdict_of, warnings_of
 from autopart.planning.assemble import assemble
 from autopart.planning.baselines import BASELINES, best_single_device, evaluate_baseline, summarise
-from autopart.planning.bounds import Effort
 from autopart.planning.check import check
+from autopart.planning.effort import Effort
 from autopart.planning.infeasible import infeasibility
 from autopart.planning.looped import MOST_ROUNDS, check_looped, find_looped, is_looped
 from autopart.planning.objectives import SEARCHES, beyond_limits, least_of
@@ -47,10 +47,10 @@ def plan(
     effort = _effort(job, len(cluster.devices), clock)
     allowed = allowed_candidates(candidates, job)
     search = find_looped if is_looped(job) else SEARCHES[job.objective]
+    rivals = _rivals(candidates, allowed, cluster, _with_stages_of_their_own(job, cluster), effort)
     optimum = search(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
-    rivals = _rivals(candidates, allowed, cluster, _with_stages_of_their_own(job, cluster))
-    pool = _pool(optimum, rivals, cluster, job)
+    pool = _pool(optimum, rivals, allowed, cluster, job)
     if not pool:
         raise _none(candidates, allowed, cluster, job, effort, optimum)
     chosen = (
@@ -59,7 +59,7 @@ def plan(
     )
     baselines = _summaries(rivals, chosen.step_seconds)
     proof = proof_of(chosen, optimum, job, solve_seconds, least_of(chosen, optimum, cluster, job))
-    excluded = reasons(chosen, cluster, job, proof)
+    excluded = reasons(chosen, cluster, job, proof, effort)
     result = assemble(
         chosen, cluster, job, proof=proof, baselines=baselines, excluded=excluded,
         verdict=verdict_of(chosen, cluster, job, baselines, excluded, rivals.single.layout.devices[0]),
@@ -71,11 +71,19 @@ def plan(
 
 FEW_DEVICES = 8
 
+SHARE_AFTERWARDS = 0.25
+"""of the time limit, that what comes after the search may take at least"""
+
 
 def _effort(job: Job, num_devices: int, clock: Callable[[], float]) -> Effort:
     """Aims at half the gap allowed, for few devices at a hundredth: there the difference costs little time."""
     gap = max(job.gap / (100 if num_devices <= FEW_DEVICES else 2), SMALLEST_GAP)
     return Effort(solver=job.solver, gap=gap, deadline=clock() + job.time_limit_seconds, clock=clock)
+
+
+def _extended(effort: Effort, job: Job) -> Effort:
+    """With some time even where the search took all of it."""
+    return replace(effort, deadline=max(effort.deadline, effort.clock() + SHARE_AFTERWARDS * job.time_limit_seconds))
 
 
 def _validate(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job) -> None:
@@ -130,21 +138,27 @@ def _with_stages_of_their_own(job: Job, cluster: Cluster) -> Job:
 
 
 def _rivals(
-    candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job
+    candidates: tuple[Candidate, ...], allowed: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort
 ) -> _Rivals:
     methods: list[Method] = [*BASELINES, "greedy"]
     if job.method == "chain-dp":
         methods.append("chain-dp")
     return _Rivals(
-        splits={method: evaluate_baseline(method, allowed, cluster, job) for method in methods},
+        splits={
+            method: evaluate_baseline(method, allowed, cluster, job, out_of_time=_extended(effort, job).is_over)
+            for method in methods
+        },
         single=best_single_device(candidates, cluster, job),
     )
 
 
-def _pool(optimum: Optimum, rivals: _Rivals, cluster: Cluster, job: Job) -> list[Option]:
+def _pool(
+    optimum: Optimum, rivals: _Rivals, allowed: tuple[Candidate, ...], cluster: Cluster, job: Job
+) -> list[Option]:
     """What the plan is chosen from: what the search met, and simpler ways, which do not know wishes."""
     wishes = job.pins or job.forbidden or job.together
-    simpler = () if wishes and job.method == "optimal" else rivals.splits.values()
+    alone = [rivals.single] if any(rivals.single.candidate is each for each in allowed) else []
+    simpler = () if wishes and job.method == "optimal" else (*rivals.splits.values(), *alone)
     pool = [*optimum.options, *(o for o in simpler if o is not None and not o.misfit)]
     wanted = (option for option in pool if job.stages in (None, option.layout.num_stages))
     return [option for option in wanted if keeps_limits(option, cluster, job)]
@@ -155,7 +169,7 @@ def _none(
     optimum: Optimum,
 ) -> InfeasibleError:
     """The error to raise where there is no plan."""
-    patient = replace(effort, deadline=effort.clock() + job.time_limit_seconds)
+    patient = _extended(effort, job)
     limits = beyond_limits(allowed, cluster, job, patient)
     if limits is not None:
         return limits
@@ -165,7 +179,7 @@ def _none(
             "give a longer --time-limit, fewer kinds of devices, or larger ones"
         )
     free = replace(job, max_step_seconds=None, max_usd_per_hour=None)
-    return infeasibility(candidates, allowed, cluster, free, effort)
+    return infeasibility(candidates, allowed, cluster, free, patient)
 
 
 def _summaries(rivals: _Rivals, step_seconds: float) -> tuple[Baseline, ...]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
+from autopart.planning.effort import IsOver, never
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.network import network_of, shortest_path, through, to_end
 
 __all__ = ["Priced", "price_arcs"]
@@ -38,7 +39,7 @@ class Priced:
 
 def price_arcs(
     instance: Instance, arcs: Arcs, target: float, at_least: tuple[int, ...] | None, *,
-    num_rounds: int = NUM_ROUNDS,
+    num_rounds: int = NUM_ROUNDS, out_of_time: IsOver = never,
 ) -> Priced:
     """The best bound that a subgradient search finds, with each arc's own; ``target`` sets its step lengths."""
     nothing = Priced(bound=np.inf, through=np.full(len(arcs), np.inf))
@@ -51,6 +52,8 @@ def price_arcs(
     prices, extra, step = np.zeros(len(most)), 0.0, 1.0
     best, best_weights, paid_at_best, lengths = -np.inf, arcs.weight, 0.0, np.full(len(arcs), -np.inf)
     for number in range(num_rounds):
+        if number and out_of_time():
+            break
         weights = arcs.weight + (prices @ amounts)[arcs.group] * network.devices + extra
         distance, leave = to_end(network, weights)
         length = float(distance[network.start].min())

@@ -6,8 +6,8 @@ out before they are made.
 
 from __future__ import annotations
 
-from autopart.planning.arcs import Instance, build_instance
-from autopart.schema.device import Cluster
+from autopart.planning.arcs import build_instance
+from autopart.planning.instance import Instance
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 
@@ -16,9 +16,9 @@ __all__ = ["refined"]
 FINE_BOUNDARIES = 1200
 
 
-def refined(candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, incumbent: float) -> Instance:
+def refined(candidate: Candidate, job: Job, instance: Instance, incumbent: float) -> Instance:
     """The instance at all legal cuts, without the stages that are too long for a plan better than the incumbent."""
     return build_instance(
-        candidate, cluster, job, instance.schedule, limit=FINE_BOUNDARIES,
+        candidate, instance.cluster, job, instance.schedule, limit=FINE_BOUNDARIES,
         below_seconds=incumbent / (instance.repeats + 1),
     )

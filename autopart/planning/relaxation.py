@@ -20,8 +20,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
+from autopart.planning.effort import IsOver, never
 from autopart.planning.formulate import next_prices
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.network import Network, network_of, shortest_path, through, to_end
 
 __all__ = ["Relaxed", "Window", "relax"]
@@ -137,7 +138,7 @@ def _value(
 
 def relax(
     instance: Instance, arcs: Arcs, window: Window, target: float, *,
-    at_least: tuple[int, ...] | None = None, start: Floats | None = None,
+    at_least: tuple[int, ...] | None = None, start: Floats | None = None, out_of_time: IsOver = never,
 ) -> Relaxed:
     """The bound of a window over some arcs, all below its high end; the search ends where it reaches ``target``."""
     nothing = Relaxed(bound=math.inf, through=np.full(len(arcs), np.inf), prices=np.zeros(0))
@@ -156,6 +157,8 @@ def relax(
         cuts += value.cuts
         if best is None or value.bound > best.bound:
             best, center, box = value, prices, min(box * 1.5, LARGEST_BOX)
+        if out_of_time():
+            break
         prices, hope = next_prices(cuts, center / rows.scale, rows.scale, rows.free, box)
         wanted = (target if math.isfinite(target) else 2 * abs(best.bound)) - best.bound
         if wanted <= 0 or hope - best.bound < SETTLED * wanted:

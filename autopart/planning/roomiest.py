@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
-from autopart.planning.bounds import Effort
+from autopart.planning.effort import Effort
 from autopart.planning.existence import Existence, any_plan
 from autopart.planning.optimum import Optimum, find_optimum
 from autopart.planning.options import Option, evaluate
@@ -73,7 +73,7 @@ def _bisect(
     options = list(found.options)
     high = min(amount(option, cluster, 0.0) for option in options)
     low, proven, solvers = 0.0, 0.0, set[str]()
-    while not math.isnan(between := middle(low, high)):
+    while not math.isnan(between := middle(low, high)) and not effort.is_over():
         there = _any(candidates, problem(between), effort, solvers)
         if there.options:
             options += (_on(cluster, job, option) for option in there.options)
@@ -87,7 +87,7 @@ def _bisect(
     options += (_on(cluster, job, option) for option in last.options)
     options = [option for option in options if keeps_limits(option, cluster, job)]
     return replace(
-        last, options=tuple(options), closed=proven == low, least_bound=proven,
+        last, options=tuple(options), closed=proven == low and math.isnan(between), least_bound=proven,
         bound="bisection, each step a path program that has to be feasible",
         solver="+".join(sorted((solvers | set(last.solver.split("+"))) - {"none"})) or "none",
     )

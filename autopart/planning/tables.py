@@ -7,19 +7,20 @@ running sums along the layers instead of going through them.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from autopart.planning.codecs import Codec, Sent, plain, sent
 from autopart.planning.kvcache import layer_cache_bytes
 from autopart.planning.memory import StageFacts, full_bytes, loss_of
 from autopart.planning.memorywalk import layer_needs, passes_table
 from autopart.schema.device import Link
-from autopart.schema.graph import Graph
+from autopart.schema.graph import Graph, Value
 
-__all__ = ["MAX_BOUNDARIES", "choose_boundaries", "facts_table", "receive_seconds", "running_seconds"]
+__all__ = ["MAX_BOUNDARIES", "Crossing", "choose_boundaries", "crossing_at", "facts_table", "running_seconds"]
 
 MAX_BOUNDARIES = 200
 """more possible cuts than that are thinned out: the arcs of the integer program grow with the square"""
@@ -62,12 +63,55 @@ def crossing_bytes(graph: Graph, *, gradients: bool = False) -> Ints:
     return across(graph, [value.bytes if value.differentiable or not gradients else 0 for value in graph.values])
 
 
-def receive_seconds(graph: Graph, link: Link, boundaries: tuple[int, ...], *, gradients: bool) -> Floats:
-    """Of every boundary: its values over the link, one message each, and their gradients back if wanted."""
-    messages = across(graph, [1 + (value.differentiable and gradients) for value in graph.values])
-    num_bytes = crossing_bytes(graph) + (crossing_bytes(graph, gradients=True) if gradients else 0)
-    seconds = messages * link.latency_seconds + num_bytes / link.bandwidth_bytes_per_second
-    return np.asarray(seconds, dtype=np.float64)[list(boundaries)]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """What crosses every boundary: one message per value, and one per gradient where they travel back."""
+
+    graph: Graph
+    boundaries: tuple[int, ...]
+    gradients: bool
+    codecs: tuple[Codec, ...]
+    messages: Ints
+    num_bytes: Ints
+    """as it is"""
+
+    def seconds(self, link: Link) -> Floats:
+        """Of every boundary, over a link; every value by the codec that is quickest there."""
+        if plain(self.codecs):
+            return np.asarray(self.messages * link.latency_seconds + self.num_bytes / link.bandwidth_bytes_per_second)
+        ways = [sent(value, self.graph, link, self.codecs) for value in self.graph.values]
+        found = np.zeros(len(self.boundaries))
+        for codec in self.codecs if Codec(name="none") in self.codecs else (Codec(name="none"), *self.codecs):
+            number = [_both(value, self.gradients) * (way.codec == codec) for value, way in self._each(ways)]
+            on_wire = [each * way.num_bytes for each, way in zip(number, ways, strict=True)]
+            before = [each * value.bytes for each, value in zip(number, self.graph.values, strict=True)]
+            messages, wire, coded = (self._across(amounts) for amounts in (number, on_wire, before))
+            found += messages * (link.latency_seconds + codec.start_seconds)
+            found += wire / link.bandwidth_bytes_per_second + coded / codec.bytes_per_second
+        return found
+
+    def _each(self, ways: Sequence[Sent]) -> Iterable[tuple[Value, Sent]]:
+        return zip(self.graph.values, ways, strict=True)
+
+    def _across(self, amounts: Sequence[int]) -> Ints:
+        return across(self.graph, amounts)[list(self.boundaries)]
+
+
+def _both(value: Value, gradients: bool) -> int:
+    """Messages of a value across one boundary."""
+    return 1 + (value.differentiable and gradients)
+
+
+def crossing_at(
+    graph: Graph, boundaries: tuple[int, ...], *, gradients: bool, codecs: tuple[Codec, ...] = ()
+) -> Crossing:
+    """What crosses these boundaries, with the gradients of differentiable values if wanted."""
+    messages = across(graph, [_both(value, gradients) for value in graph.values])
+    num_bytes = across(graph, [_both(value, gradients) * value.bytes for value in graph.values])
+    return Crossing(
+        graph=graph, boundaries=boundaries, gradients=gradients, codecs=codecs,
+        messages=messages[list(boundaries)], num_bytes=num_bytes[list(boundaries)],
+    )
 
 
 def running_seconds(seconds: tuple[float, ...], boundaries: tuple[int, ...]) -> Floats:

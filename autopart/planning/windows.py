@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.arcs import Arcs, Instance
 from autopart.planning.bottleneck import least_threshold
-from autopart.planning.bounds import Certificate, Effort
+from autopart.planning.bounds import Certificate
 from autopart.planning.chain import Path, path_objective
+from autopart.planning.effort import Effort
 from autopart.planning.formulate import solve_path
 from autopart.planning.frontier import can_list, least_sum
+from autopart.planning.instance import Arcs, Instance
 from autopart.planning.relaxation import Relaxed, Window, relax
 
 __all__ = ["keeping_rows", "prove_by_windows"]
@@ -89,7 +90,8 @@ def prove_by_windows(instance: Instance, incumbent: float, effort: Effort) -> Ce
     ``incumbent`` is the objective of the best plan known (inf: none).
     """
     assert instance.repeats > 0, "latency has no largest stage time in its objective"
-    least = least_threshold(instance, incumbent / (instance.repeats + 1), max(effort.gap / 8, 1e-5))
+    tight = max(effort.gap / 8, 1e-5)
+    least = least_threshold(instance, incumbent / (instance.repeats + 1), tight, out_of_time=effort.is_over)
     search = _Search(instance, effort, incumbent, least.floor_seconds, FIRST_WIDTH * max(effort.gap, 1e-3))
     search.meet(keeping_rows(instance, least.path))
     if search.low <= 0:  # windows grow from the floor; without one nothing but 0 is proven
@@ -121,16 +123,20 @@ def _relaxed(search: _Search, window: Window) -> tuple[Relaxed, Indices]:
     """The relaxation of a window, and the arcs that it is over."""
     indices = np.flatnonzero(search.instance.arcs.seconds < window.high)
     arcs = search.instance.arcs.keep(search.instance.arcs.seconds < window.high)
-    relaxed = relax(search.instance, arcs, window, search.target, start=search.prices)
+    relaxed = relax(
+        search.instance, arcs, window, search.target, start=search.prices, out_of_time=search.effort.is_over
+    )
     search.prices = relaxed.prices if len(relaxed.prices) else search.prices
     return relaxed, indices
 
 
 def _step(search: _Search) -> None:
     """Close all windows at once, or the next one, or part it."""
-    instance = search.instance
     rest = Window(low=search.low, high=search.highest)
     window = Window(low=search.low, high=min(search.low * (1 + search.width), search.highest))
+    if search.effort.is_over():
+        _leave_open(search, rest)
+        return
     if window.high < rest.high:
         relaxed, _ = _relaxed(search, rest)
         if relaxed.bound >= search.target:
@@ -142,8 +148,8 @@ def _step(search: _Search) -> None:
     if relaxed.bound >= search.target:
         search.pass_by(window, relaxed.bound)
         return
-    if search.effort.left_seconds() <= 0:
-        search.pass_by(rest, relax(instance, instance.arcs, rest, search.target).bound, settled=False)
+    if search.effort.is_over():
+        _leave_open(search, rest)
         return
     settled, bound = _settle(search, window, relaxed, indices)
     if settled:
@@ -152,6 +158,13 @@ def _step(search: _Search) -> None:
         search.width /= 4
     else:
         search.pass_by(window, relaxed.bound, settled=False)
+
+
+def _leave_open(search: _Search, rest: Window) -> None:
+    """Ends with what the relaxation says of all that is left, and no less than its shortest stage time does."""
+    relaxed, _ = _relaxed(search, rest)
+    bound = max(relaxed.bound, (search.instance.repeats + 1) * rest.low * (1 - 1e-9))
+    search.pass_by(rest, bound, settled=bound >= search.target)
 
 
 def _settle(
@@ -179,7 +192,7 @@ def _descend(
     over arcs that were left out cost at least the target of before.
     """
     instance, high = search.instance, window.high
-    while high > window.low and search.effort.left_seconds() > 0:
+    while high > window.low and not search.effort.is_over():
         below = useful[instance.arcs.seconds[useful] < high]
         total, path = least_of(search, _some(instance, below))
         search.meet(keeping_rows(instance, tuple(below[list(path)].tolist())))
@@ -196,7 +209,7 @@ def _descend(
 
 def _least_by_vectors(search: _Search, arcs: Arcs) -> tuple[float, Path]:
     """A lower bound on the sum of weights, nan if it would take too long, and a path; by the dynamic program."""
-    least = least_sum(search.instance, arcs, MOST_STEPS)
+    least = least_sum(search.instance, arcs, MOST_STEPS, out_of_time=search.effort.is_over)
     search.solvers.add("exact dynamic program")
     return least.total, least.path
 

@@ -19,6 +19,11 @@ __all__ = ["KIND_NAMES", "plan_workload", "problem_of"]
 
 KIND_NAMES = ("accelerator", "cpu")
 
+SHARE_OF_START = 0.5
+"""of the time, for the contiguous placement that the search without contiguity starts from"""
+SHARE_AFTERWARDS = 0.25
+"""of the time, that finding out what is short may take at least"""
+
 TOLERANCE = 2e-6
 """relative: below it the solvers' own tolerances decide"""
 
@@ -46,7 +51,7 @@ def plan_workload(
         CheckError: a fault of ours.
     """
     began = clock()
-    share = 1.0 if contiguous_only else 0.3
+    share = 1.0 if contiguous_only else SHARE_OF_START
     best = contiguous(problem_of(workload, True), out_of_time=lambda: clock() >= began + share * time_limit_seconds)
     if not contiguous_only:
         best = non_contiguous(
@@ -54,7 +59,11 @@ def plan_workload(
             time_limit_seconds=time_limit_seconds - (clock() - began),
         )
     if not best.parts:
-        raise InfeasibleError(misfit(workload, problem_of(workload, contiguous_only), proven=best.bound == math.inf))
+        deadline = max(began + time_limit_seconds, clock() + SHARE_AFTERWARDS * time_limit_seconds)
+        raise InfeasibleError(misfit(
+            workload, problem_of(workload, contiguous_only), proven=best.bound == math.inf,
+            out_of_time=lambda: clock() >= deadline,
+        ))
     answer = _answer(workload, best, contiguous_only, gap, clock() - began)
     check_workload(workload, answer)
     return answer

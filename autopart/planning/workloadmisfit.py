@@ -7,13 +7,14 @@ from dataclasses import replace
 
 from autopart.planning.dagplan import contiguous
 from autopart.planning.dagproblem import DagProblem
+from autopart.planning.effort import IsOver, never
 from autopart.schema.workload import Workload
 from autopart.units import format_bytes
 
 __all__ = ["misfit"]
 
 
-def misfit(workload: Workload, problem: DagProblem, *, proven: bool) -> str:
+def misfit(workload: Workload, problem: DagProblem, *, proven: bool, out_of_time: IsOver = never) -> str:
     """One line: what is short, by how much, what to do; ``proven`` if it is known that nothing fits."""
     capacity, count = workload.accelerator_bytes, workload.num_accelerators
     accelerator, cpu = (kind.count > 0 for kind in problem.kinds)
@@ -37,7 +38,7 @@ def misfit(workload: Workload, problem: DagProblem, *, proven: bool) -> str:
         )
     if not proven:
         return "no placement that fits was found in time, nor that there is none; raise --time-limit or maxSizePerFPGA"
-    needed = _least_capacity(problem)
+    needed = _least_capacity(problem, out_of_time)
     shape = "contiguous placement" if problem.precedence else "placement that was found"
     return (
         f"an accelerator has {format_bytes(capacity)}; the least that a {shape} needs of one is "
@@ -46,7 +47,7 @@ def misfit(workload: Workload, problem: DagProblem, *, proven: bool) -> str:
     )
 
 
-def _least_capacity(problem: DagProblem) -> float:
+def _least_capacity(problem: DagProblem, out_of_time: IsOver) -> float:
     """The least largest share of the bytes: the same problem with bytes in place of time, and nothing to transfer."""
     roomy = tuple(replace(kind, capacity_bytes=math.inf, transfer_factor=0.0) for kind in problem.kinds)
     runs = tuple(
@@ -54,4 +55,4 @@ def _least_capacity(problem: DagProblem) -> float:
         for row in problem.times
     )
     by_bytes = replace(problem, kinds=roomy, times=runs, nets=())
-    return contiguous(by_bytes, out_of_time=lambda: False).objective
+    return contiguous(by_bytes, out_of_time=out_of_time).objective

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictFloat, StrictInt, Stric
 from autopart.errors import DeviceError, UsageError
 from autopart.profiling.catalogue import kinds, link_kind
 from autopart.profiling.devicelist import MAX_NUM_DEVICES, absent_device, read_devices, share_memory
-from autopart.profiling.here import LOCAL_NODE
+from autopart.profiling.here import LOCAL_NODE, cpu_core
 from autopart.profiling.linkrules import UNKNOWN_HOST_LINK, link_of_kind
 from autopart.profiling.overheads import overhead_of, with_reserve
 from autopart.profiling.ownkinds import DTYPES
@@ -46,6 +46,8 @@ class _DeviceRow(_Row):
     flops: Annotated[Mapping[str, _Quantity], Field(min_length=1)] | None = None
     tdp: Annotated[float, Field(gt=0)] | None = None
     rent: Annotated[float, Field(ge=0)] | None = None
+    speed: Annotated[float, Field(gt=0, le=1)] | None = None
+    """of an emulated device: this part of one core of this machine"""
 
 
 class _LinkRow(_Row):
@@ -95,11 +97,17 @@ def _at(path: Path, where: str, act: Callable[[Given], T], given: Given) -> T:
 
 def _read_devices(row: _DeviceRow, own_kinds: Sequence[Kind]) -> tuple[tuple[Kind, ...], tuple[Device, ...]]:
     """A row's kind, if it is not the catalogue's, and its devices."""
+    if row.speed is not None and (row.kind, row.bandwidth, row.flops, row.tdp) != (None, None, None, None):
+        raise DeviceError("speed is of an emulated device, a core of this machine: leave kind, bandwidth and flops out")
     if row.kind is not None and (row.bandwidth, row.flops, row.tdp) != (None, None, None):
         raise DeviceError("give either a kind, or bandwidth, flops and tdp of a kind of one's own")
     if row.kind is not None:
         one = dataclasses.replace(_only_device(row.kind, own_kinds), name=row.name, node=row.node)
         own = tuple(kind for kind in own_kinds if kind.name == one.kind)
+        if row.memory is not None:
+            one = _with_cap(one, parse_bytes(row.memory))
+    elif row.speed is not None:
+        own, one = (), dataclasses.replace(cpu_core(0, speed=row.speed), name=row.name, node=row.node)
         if row.memory is not None:
             one = _with_cap(one, parse_bytes(row.memory))
     else:
@@ -116,7 +124,7 @@ def _read_devices(row: _DeviceRow, own_kinds: Sequence[Kind]) -> tuple[tuple[Kin
         one = dataclasses.replace(one, rent_usd_per_hour=row.rent)
     if row.count is None:
         return own, (one,)
-    if one.backend != "absent":
+    if one.backend != "absent" and row.speed is None:
         raise DeviceError(f"{row.kind} is one device of this machine; leave count out")
     return own, tuple(dataclasses.replace(one, name=f"{row.name}{index}") for index in range(row.count))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from autopart.profiling.laws import law_file, shipped_laws
 from autopart.profiling.operators import ACCUMULATION_PASSES, gradients, seconds
-from autopart.profiling.rates import Rates, rates_of, steady
+from autopart.profiling.rates import FALLBACKS, WIDENED, Rates, rates_of, steady
 from autopart.schema.device import Kind
 from autopart.schema.graph import Graph, Layer, Weight, Work
 from autopart.schema.profile import KindProfile
@@ -79,7 +79,16 @@ def estimate(graph: Graph, kind: Kind, *, training: bool, optimizer: str, tf32: 
             _memory_seconds(passes * sum(weight.bytes for weight in weights), rates) for weights in _first_uses(graph)
         ),
         spread=(0.0,) * num_layers,
+        computes_as=_computed_as(graph, kind),
     )
+
+
+def _computed_as(graph: Graph, kind: Kind) -> tuple[tuple[str, str], ...]:
+    """Half types of the layers that the kind has no rate for, and the type whose rate theirs is."""
+    known = {peak.dtype for peak in kind.peaks}
+    used = {work.dtype for layer in graph.layers for work in layer.work} & set(WIDENED)
+    found = ((dtype, next((other for other, _ in FALLBACKS[dtype] if other in known), "")) for dtype in used - known)
+    return tuple(sorted((dtype, other) for dtype, other in found if other))
 
 
 def corrected(estimated: KindProfile, measured: KindProfile, estimated_there: KindProfile) -> KindProfile:

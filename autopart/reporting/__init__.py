@@ -13,6 +13,7 @@ from autopart.reporting.pastruns import past_runs_text
 from autopart.reporting.plans import plan_text
 from autopart.reporting.tables import layer_range
 from autopart.reporting.top import top_text
+from autopart.reporting.trainings import training_text
 from autopart.reporting.verifications import verification_text
 from autopart.reporting.workloads import workload_text
 
@@ -37,6 +38,7 @@ __all__ = [
     "top_text",
     "trace_report",
     "trace_text",
+    "training_text",
     "verification_text",
     "workload_text",
 ]

@@ -18,6 +18,8 @@ def measurement_text(measurement: Measurement, plan: Plan) -> str:
         heading("Stages, predicted / measured (times per micro-batch)", _stages(measurement, plan)),
         heading("Split and unsplit", _single(measurement)),
         heading("Loss", _losses(measurement)),
+        heading("Compression", _compression(measurement)),
+        "\n".join(measurement.emulation),
         measurement.lesson,
         heading("On", facts([("versions", ", ".join(measurement.versions))]) if measurement.versions else ""),
     )
@@ -118,6 +120,22 @@ def _losses(measurement: Measurement) -> str:
         return ""
     first, last = measurement.losses[0], measurement.losses[-1]
     return facts([("first step", f"{first:.6g}"), ("last step", f"{last:.6g}")])
+
+
+def _compression(measurement: Measurement) -> str:
+    found = measurement.compression
+    if found is None:
+        return ""
+    saved = percent(1 - found.sent_bytes / found.plain_bytes)
+    rows = [
+        ("codec", found.codec),
+        ("sent per step", f"{format_bytes(found.sent_bytes)} of {format_bytes(found.plain_bytes)}, {saved} saved"),
+    ]
+    if found.loss_change is not None:
+        rows.append(("loss", f"{percent(found.loss_change, signed=True, digits=3)} against the unsplit model's"))
+    elif measurement.losses:
+        rows.append(("loss", "change not known: the unsplit model was not run beside it"))
+    return facts(rows)
 
 
 def _pair(predicted: str, measured: str) -> str:

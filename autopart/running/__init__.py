@@ -9,23 +9,33 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from autopart.running.execute import Batch, drop_weights, run_steps
+from autopart.running.emulate import TimetablePace, timetable
+from autopart.running.emulation import emulated_plan, emulation_notes
+from autopart.running.execute import Batch, drop_weights, run_steps, versions
+from autopart.running.failures import failure_of
 from autopart.running.group import join_group
+from autopart.running.launch import Ranks
 from autopart.running.layertimes import with_layer_seconds
 from autopart.running.lifetime import end_with_parent
 from autopart.running.local import LocalPipeline
+from autopart.running.loss import LossFunction, Objective
 from autopart.running.memory import meter_for
+from autopart.running.memorycap import MemoryCap, cap_of
+from autopart.running.mesh import num_replicas, process_device, process_devices, samples_per_replica, seats
+from autopart.running.optimizers import OptimizerChoice, make_optimizer
+from autopart.running.quota import check_quota, cpu_quota, find_quota_root
 from autopart.running.records import (
     RankFailure,
     RankResult,
     RankSpec,
+    Throttle,
     failure_path,
     progress_path,
     result_path,
 )
 from autopart.running.session import best_single_device, run
 from autopart.running.stages import rank_weights, stage_device, stage_weights
-from autopart.running.stopwatch import stopwatch_for
+from autopart.running.stopwatch import HostStopwatch, Stopwatch, stopwatch_for
 from autopart.running.turns import turn_after
 from autopart.running.unsplit import UnsplitModel
 
@@ -36,27 +46,51 @@ if TYPE_CHECKING:
 __all__ = [
     "Batch",
     "DistributedPipeline",
+    "HostStopwatch",
     "LocalPipeline",
+    "LossFunction",
+    "MemoryCap",
+    "Objective",
+    "OptimizerChoice",
     "RankFailure",
     "RankResult",
     "RankSpec",
+    "Ranks",
+    "Stopwatch",
+    "Throttle",
+    "TimetablePace",
     "UnsplitModel",
     "best_single_device",
+    "cap_of",
+    "check_quota",
+    "cpu_quota",
     "drop_weights",
+    "emulated_plan",
+    "emulation_notes",
     "end_with_parent",
+    "failure_of",
     "failure_path",
+    "find_quota_root",
     "join_group",
+    "make_optimizer",
     "meter_for",
+    "num_replicas",
     "pipeline",
+    "process_device",
+    "process_devices",
     "progress_path",
     "rank_weights",
     "result_path",
     "run",
     "run_steps",
+    "samples_per_replica",
+    "seats",
     "stage_device",
     "stage_weights",
     "stopwatch_for",
+    "timetable",
     "turn_after",
+    "versions",
     "with_layer_seconds",
 ]
 

@@ -1,6 +1,6 @@
 """The process that starts the ranks: torch's own launcher, told to leave on disk how they ended.
 
-``python -m autopart.running.agent DIRECTORY NUM_RANKS SPEC``
+``python -m autopart.running.agent DIRECTORY NUM_RANKS MODULE SPEC``
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> int:
-    """Runs ``autopart.cli.rank SPEC`` on NUM_RANKS ranks and returns the exit code.
+    """Runs ``python -m MODULE SPEC`` on NUM_RANKS ranks and returns the exit code.
 
     The port is a free one (``--standalone``); each rank's output goes to files under DIRECTORY/logs.
     """
-    directory, num_ranks, spec = Path(arguments[0]), arguments[1], arguments[2]
+    directory, (num_ranks, module, spec) = Path(arguments[0]), arguments[1:]
     end_with_parent(signal.SIGTERM)
     options = ["--standalone", "--nproc-per-node", num_ranks, "--max-restarts", "0"]
     logs = ["--log-dir", str(directory / "logs"), "--redirects", "3"]
     try:
-        run(parse_args([*options, *logs, "-m", "autopart.cli.rank", spec]))  # type: ignore[no-untyped-call]
+        run(parse_args([*options, *logs, "-m", module, spec]))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         deaths = tuple(Death(rank=rank, exit_code=each.exitcode) for rank, each in sorted(error.failures.items()))
         store.save(Deaths(deaths=deaths), deaths_path(directory))

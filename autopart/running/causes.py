@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Sequence
 
-from autopart.errors import RunError
+from autopart.errors import OutOfMemoryError, RankError
 from autopart.running.records import Death, RankFailure
 
 __all__ = ["is_secondary", "root_cause"]
@@ -22,10 +22,16 @@ _CONNECTION_WORDS = (
     "broken pipe",
     "socket closed",
     "application timeout caused pair closure",
+    "timed out waiting",
     "read error",
     "gloo connectfullmesh failed",
     "nccl communicator was aborted",
     "ncclremoteerror",
+)
+_MEMORY_KINDS = ("OutOfMemoryError", "MemoryError")
+_MEMORY_WORDS = ("can't allocate memory", "out of memory")
+_DISK_WORDS = (
+    "no space left on device", "disk quota exceeded", "file too large", "read-only file system", "cannot be written to",
 )
 _HINTS: dict[int, str] = {
     signal.SIGKILL: "usually the system was out of memory: cap the device with --max-memory, or give a smaller --batch",
@@ -44,7 +50,7 @@ def root_cause(
     deaths: Sequence[Death],
     devices: Sequence[str],
     last_lines: Callable[[int | None], str],
-) -> RunError:
+) -> RankError:
     """The error that names the rank that failed first.
 
     In this order: the earliest exception of a rank's own; a rank ended by a signal; a rank that ended without a
@@ -65,24 +71,31 @@ def root_cause(
     if untold and (untold[0].exit_code != -signal.SIGTERM or not failures):
         return _ended(untold[0], devices[untold[0].rank], last_lines(untold[0].rank))
     if failures:
-        return _raised(failures[0])
-    return RunError("the ranks could not be started; see the launcher's last lines", detail=last_lines(None))
+        return _raised(failures[0], fate="link")
+    message = "the ranks could not be started; see the launcher's last lines"
+    return RankError(message, detail=last_lines(None), fate="unstarted")
 
 
-def _raised(failure: RankFailure) -> RunError:
+def _raised(failure: RankFailure, fate: str = "raised") -> RankError:
     what = failure.message if failure.is_usage else f"{failure.kind}: {failure.message}"
-    return RunError(f"rank {failure.rank} ({failure.device}) failed: {what}", detail=failure.detail)
+    message, text = f"rank {failure.rank} ({failure.device}) failed: {what}", failure.message.lower()
+    if failure.kind in _MEMORY_KINDS or any(words in text for words in _MEMORY_WORDS):
+        return OutOfMemoryError(message, detail=failure.detail, device=failure.device, fate="memory")
+    if any(words in text for words in _DISK_WORDS):
+        fate = "disk"
+    return RankError(message, detail=failure.detail, device="" if fate == "link" else failure.device, fate=fate)
 
 
-def _ended(death: Death, device: str, log: str) -> RunError:
+def _ended(death: Death, device: str, log: str) -> RankError:
     who = f"rank {death.rank} ({device})"
     if death.exit_code >= 0:
         message = f"{who} ended with exit code {death.exit_code} and no exception; see what it printed last"
-        return RunError(message, detail=log)
+        return RankError(message, detail=log, device=device, fate="ended")
     number = -death.exit_code
     names = {each.value: each.name for each in signal.Signals}
     hint = f"; {_HINTS[number]}" if number in _HINTS else ""
-    return RunError(f"{who} was killed by {names.get(number, f'signal {number}')}{hint}", detail=log)
+    message = f"{who} was killed by {names.get(number, f'signal {number}')}{hint}"
+    return RankError(message, detail=log, device=device, fate="killed")
 
 
 def _precedence(death: Death) -> int:

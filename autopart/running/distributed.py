@@ -1,61 +1,76 @@
-"""A plan run by torch.distributed.pipelining: one process per device, with all its stages."""
+"""A plan run by torch.distributed.pipelining: one process per device, with all its stages or its part of one."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import PipelineStage, ScheduleGPipe
+from torch.distributed.pipelining import ScheduleGPipe
 
+from autopart.compression import Traffic
 from autopart.errors import RunError
 from autopart.program import Program
+from autopart.running.collectives import Team, draw_alike
+from autopart.running.cuts import cut_crossings
+from autopart.running.dataparallel import GradientCodec, gather_replicas, own_share, replicated
+from autopart.running.emulation import limited_links
 from autopart.running.loss import LossFunction, Objective
+from autopart.running.mesh import check_groups, make_mesh, process_device, process_devices, routes, seats
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
+from autopart.running.microbatchloss import MicrobatchLoss
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
 from autopart.running.schedules import make_schedule
+from autopart.running.stageparts import make_parts
 from autopart.running.stages import (
     Feed,
     StageModule,
     boundary_examples,
     rank_stages,
-    rank_weights,
     restore_shapes,
     spans,
     stage_device,
-    stage_segment,
 )
 from autopart.running.stopwatch import Stopwatch, stopwatch_for
-from autopart.running.tied import SharedWeights, sharings
+from autopart.running.tied import SharedWeights, exchanges
+from autopart.running.timedstage import TimedStage
+from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
 
 __all__ = ["DistributedPipeline"]
 
 
 class DistributedPipeline:
-    """One rank's part of a planned pipeline: the stages of one device (``Plan.devices_by_rank``).
+    """One process's part of a planned pipeline: the stages of one device, or its part of a stage that several share.
 
-    Make it on every rank of the default process group and call ``step`` on every rank with the same arguments.  In
-    training, gradients are those of the mean loss over the whole batch, and the optimizer, if there is one, has
-    stepped when ``step`` returns.
+    Make it on every process of the default group (``process_devices`` numbers them) and call ``step`` on every one with
+    the same arguments.  In training, gradients are those of the mean loss over the whole batch, and the optimizer, if
+    there is one, has stepped when ``step`` returns.
 
     Args:
-        program: the model, traced at the size of the plan's micro-batch.
+        program: the model, traced at the size of the plan's micro-batch (``samples_per_replica``).
         plan: of this very model.
-        rank: which device's stages this process runs.
+        rank: of this process; it runs its device's stages.
         loss_fn: called with the model's output and the targets; without one the output's own loss is taken, or
             else the mean of its squares, and ``notes`` says so.
         optimizer: a name of the job, or a function of the stage's trainable parameters; without one gradients
             accumulate and are the caller's to use and to clear.
         stopwatch: what the parts of a step are timed with.
         joins_outputs: in inference ``step`` gives one output for the batch; False: a tuple of the micro-batches'
-            outputs, which saves a copy (of 206 MB for 1,024 tokens of GPT-2).
+            outputs (of a replica its own), which saves a copy (of 206 MB for 1,024 tokens of GPT-2).
+        compress: a codec for what crosses from rank to rank, instead of what the plan says.
+        compress_gradients: what replicas' gradients travel as; other than "none" it changes them.
+        limits: a file that all ranks share, to slow the links down that the plan's cluster gives; see
+            docs/emulation.md.
 
     Raises:
-        RunError: the plan is not of this model, or the process group has another size than the plan has devices.
+        RunError: the plan is not of this model, its groups cannot be run, or the process group has another size than
+            the plan has devices.
     """
 
     def __init__(
@@ -68,20 +83,33 @@ class DistributedPipeline:
         optimizer: OptimizerChoice = None,
         stopwatch: Stopwatch | None = None,
         joins_outputs: bool = True,
+        compress: CodecName | None = None,
+        compress_gradients: GradientCodec = "none",
+        limits: Path | None = None,
     ) -> None:
         _check_group(plan)
         self._program, self._plan = program, plan
         self._joins_outputs = joins_outputs
         self._training = plan.job.mode == "train"
-        mine = rank_stages(plan, rank)
+        check_groups(plan, training=self._training)
+        everyone = seats(plan)
+        self._seat, self._mesh = everyone[rank], make_mesh(plan, rank)
+        mine = rank_stages(plan, self._seat.rank)
         self._is_first, self._is_last = 0 in mine, len(plan.stages) - 1 in mine
-        self.device = stage_device(plan, mine[0])
+        self.device = process_device(plan, rank)
         self.stopwatch = stopwatch or stopwatch_for(self.device)
         self._feed = Feed()
-        self._weights: dict[str, torch.Tensor] = {}
-        self._stages = self._make_stages(mine)
-        self._shared = SharedWeights(self._weights, sharings(rank_weights(plan, program.graph)), rank)
-        self._loss = _MicrobatchLoss(
+        self.traffic = Traffic()
+        """what this rank sent since it was cleared"""
+        self._cuts = cut_crossings(plan, program.graph, self.traffic, compress)
+        self._parts = make_parts(program, plan, self._seat, self._mesh, self.device)
+        self._weights = self._parts.weights
+        self._stages = self._make_stages(mine, compress_gradients)
+        self._limit(limits)
+        self._shared = SharedWeights(
+            self._weights, exchanges(self._parts.shared, everyone, self._parts.tied), rank
+        )
+        self._loss = MicrobatchLoss(
             program, Objective(loss_fn), self._num_microbatches, self.stopwatch, len(plan.stages) - 1
         )
         self._schedule = make_schedule(
@@ -92,34 +120,70 @@ class DistributedPipeline:
         trainable = {id(weight): weight for weight in parameters if weight.requires_grad}
         self.optimizer = make_optimizer(optimizer, list(trainable.values())) if self._training else None
 
-    def _make_stages(self, indices: tuple[int, ...]) -> list[_TimedStage]:
-        graph, num_stages = self._program.graph, len(self._plan.stages)
-        placed: dict[str, torch.Tensor] = {}
+    def _make_stages(self, indices: tuple[int, ...], codec: GradientCodec) -> list[TimedStage]:
+        graph, num_stages, group = self._program.graph, len(self._plan.stages), self._mesh.pipeline
+        tied = [self._weights[name] for each in self._parts.shared for name in each.names if name in self._weights]
         stages = []
-        for index in indices:
+        for index, segment in zip(indices, self._parts.segments, strict=True):
             span = spans(self._plan, graph)[index]
-            segment = stage_segment(self._program, span, self.device, placed)
-            self._weights |= dict(segment.named_parameters(remove_duplicate=False))
-            self._weights |= dict(segment.named_buffers(remove_duplicate=False))
-            module = StageModule(
-                segment, graph, span, self.device, training=self._training, feed=None if index else self._feed
+            module: nn.Module = StageModule(
+                segment, graph, span, self.device, training=self._training, feed=None if index else self._feed,
+                incoming=self._cuts[index - 1] if index else None,
+                outgoing=self._cuts[index] if index + 1 < num_stages else None,
             )
-            stages.append(_TimedStage(
-                module, index, num_stages, self.device, stopwatch=self.stopwatch,
-                input_args=self._examples(span[0]) if index else self._numbers()[:1],
-                output_args=self._examples(span[1]),
+            if self._training:
+                module = replicated(module, self._mesh.data, codec=codec, but=tied)
+            stages.append(TimedStage(
+                module, index, num_stages, self.device, stopwatch=self.stopwatch, group=group,
+                routes=None if group is None else routes(self._plan, self._seat.process, index),
+                input_args=self._examples(index - 1, span[0]) if index else self._numbers()[:1],
+                output_args=self._examples(index, span[1]),
             ))  # fmt: skip
         return stages
+
+    def _limit(self, limits: Path | None) -> None:
+        if limits is None:
+            return
+        if self._mesh.pipeline is not None:
+            raise RunError("links cannot be slowed down where several devices run a stage; run without --emulate, or "
+                           "plan with --data-parallel 1 --tensor-parallel 1")
+        links = limited_links(limits, self._plan, self._program.graph, self._cuts)
+        for stage in self._stages:
+            stage.links = links
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how this is run."""
-        return self._loss.objective.notes
+        return (*self._loss.objective.notes, *self._parts.notes)
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """This rank's parameters and buffers, by their names in the user's model; a tied one by one of its names."""
+        """This process's parameters and buffers, by their names in the user's model; a tied one by one of its names.
+
+        Of some it has a part only, where its stage's layers are shared by several devices; see ``whole_weights``.
+        """
         once = {id(weight): name for name, weight in reversed(self._weights.items())}
         return {name: self._weights[name] for name in reversed(once.values())}
+
+    def whole_weights(self) -> Mapping[str, torch.Tensor]:
+        """Its stages' weights as they would be on one device; collective among the devices that share layers."""
+        return self._whole(self.weights())
+
+    def whole_gradients(self) -> Mapping[str, torch.Tensor]:
+        """The gradients of its stages' parameters, as ``whole_weights``; of those that have one."""
+        weights = self.weights().items()
+        return self._whole({name: weight.grad for name, weight in weights if weight.grad is not None})
+
+    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        if self._mesh.tensor is None:
+            return tensors
+        team = Team(self._mesh.tensor, self._seat.tensor, self._seat.num_tensor)
+        shards = self._parts.shards
+        return {name: team.join(each.detach(), shards[name]) if name in shards else each
+                for name, each in tensors.items()}  # fmt: skip
+
+    def user_weights(self) -> frozenset[str]:
+        """Names of the weights that are the user's own objects, neither copies on another device nor parts."""
+        return frozenset(name for name, weight in self._weights.items() if weight is self._program.weight(name))
 
     def step(self, *args: Any, target: Any = None, **kwargs: Any) -> Any:
         """One step over a whole batch.
@@ -130,21 +194,24 @@ class DistributedPipeline:
             **kwargs: the model's keyword arguments, read by the first stage.
 
         Returns:
-            On the last rank the mean loss (training) or the model's output (inference); None on other ranks.
+            On the first process of the last stage the mean loss (training) or the model's output (inference); None on
+            others.  With ``joins_outputs`` False each replica has its own outputs.
         """
+        num_chunks = self._num_microbatches * self._seat.num_data
         if self._is_first:
             values = self._program.flatten_inputs(args, kwargs)
-            self._feed.chunks = split_inputs(values, self._program.graph, self._num_microbatches)
+            self._feed.chunks = own_share(split_inputs(values, self._program.graph, num_chunks), self._seat)
         if self._training:
-            self._loss.start(split_targets(target, self._plan.job.batch, self._num_microbatches))
+            targets = split_targets(target, self._plan.job.batch, num_chunks)
+            self._loss.start(own_share(targets, self._seat))
             return self._train()
         with torch.no_grad():
             self._run()
-            return self._output() if self._is_last else None
+            return self._output() if self._is_last and self._seat.tensor == 0 else None
 
     def _train(self) -> torch.Tensor | None:
-        if self.optimizer is not None:
-            self.optimizer.zero_grad()
+        if self.optimizer is not None:  # replicas' gradients stay where they are sent from
+            self.optimizer.zero_grad(set_to_none=self._mesh.data is None)
         self._shared.set_aside()
         self._run(target=self._numbers() if self._is_last else None)
         self._shared.wait()
@@ -152,12 +219,27 @@ class DistributedPipeline:
             self._shared.exchange()
             if self.optimizer is not None:
                 self.optimizer.step()
-        return self._loss.mean() if self._is_last else None
+        return self._mean_loss() if self._is_last else None
+
+    def _mean_loss(self) -> torch.Tensor | None:
+        loss = self._loss.mean()
+        if self._mesh.data is not None:
+            dist.reduce(loss, dist.get_global_rank(self._mesh.data, 0), group=self._mesh.data)
+        return loss / self._seat.num_data if self._seat.is_first else None
 
     def _run(self, **words: Any) -> None:
         self._stages[-1].kept.clear()
         self._stages[-1].keeps_outputs = self._is_last and not self._training
-        self._schedule.step(*((self._numbers(),) if self._is_first else ()), **_NOT_JOINED, **words)
+        with self._alike():
+            self._schedule.step(*((self._numbers(),) if self._is_first else ()), **_NOT_JOINED, **words)
+
+    def _alike(self) -> AbstractContextManager[None]:
+        """Devices that share layers have to draw the same random numbers; replicas draw others."""
+        if self._mesh.stage is None or not self._parts.draws:
+            return nullcontext()
+        seed = torch.randint(2**62, ()).to(self.device)
+        dist.broadcast(seed, dist.get_global_rank(self._mesh.stage, 0), group=self._mesh.stage)
+        return draw_alike(int(seed) + self._seat.data, self.device)
 
     def _output(self) -> Any:
         graph = self._program.graph
@@ -165,10 +247,12 @@ class DistributedPipeline:
         self._stages[-1].kept.clear()
         if not self._joins_outputs:
             return tuple(self._program.unflatten_outputs(chunk) for chunk in chunks)
-        return self._program.unflatten_outputs(join_outputs(chunks, graph, len(chunks)))
+        chunks = gather_replicas(chunks, self._mesh.data, self._seat)
+        return self._program.unflatten_outputs(join_outputs(chunks, graph, len(chunks))) if chunks else None
 
-    def _examples(self, boundary: int) -> tuple[torch.Tensor, ...]:
-        return boundary_examples(self._program.graph, boundary, training=self._training)
+    def _examples(self, cut: int, boundary: int) -> tuple[torch.Tensor, ...]:
+        crossings = self._cuts[cut] if cut < len(self._cuts) else None
+        return boundary_examples(self._program.graph, boundary, training=self._training, crossings=crossings)
 
     def _numbers(self) -> torch.Tensor:
         return torch.arange(self._num_microbatches)
@@ -185,71 +269,10 @@ _NOT_JOINED: dict[str, Any] = (
 much as a layer; we keep them ourselves."""
 
 
-class _TimedStage(PipelineStage):
-    """torch's stage, which times each micro-batch and gives its outputs to us rather than to the schedule.
-
-    The schedule would concatenate the outputs, which scalars and batch-independent tensors do not survive.
-    """
-
-    def __init__(self, *args: Any, stopwatch: Stopwatch, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._stopwatch = stopwatch
-        self.keeps_outputs = False
-        self.kept: list[tuple[torch.Tensor, ...]] = []
-
-    def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
-        with self._stopwatch.part("forward", self.stage_index):
-            output = super().forward_one_chunk(*args, **kwargs)
-        if self.keeps_outputs:
-            self.kept.append(output)
-        return output
-
-    def backward_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        if not self.has_backward:  # torch's schedule asks in inference too
-            return
-        with self._stopwatch.part("backward", self.stage_index):
-            super().backward_one_chunk(*args, **kwargs)
-
-    def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
-        with self._stopwatch.part("backward", self.stage_index):
-            super().backward_weight_one_chunk(*args, **kwargs)
-
-
-class _MicrobatchLoss:
-    """The loss of one micro-batch as torch's schedule asks for it: the last stage's tensors, the number's tensor."""
-
-    def __init__(
-        self, program: Program, objective: Objective, num_microbatches: int, stopwatch: Stopwatch, stage: int
-    ) -> None:
-        self._stage = stage
-        self.objective = objective
-        self._program = program
-        self._num_microbatches = num_microbatches
-        self._stopwatch = stopwatch
-        self._targets: tuple[tuple[Any, ...], ...] = ()
-        self._losses: list[torch.Tensor] = []
-
-    def start(self, targets: tuple[tuple[Any, ...], ...]) -> None:
-        """Begins a step."""
-        self._targets = targets
-        self._losses.clear()
-
-    def mean(self) -> torch.Tensor:
-        """The mean loss of the step's micro-batches."""
-        return torch.stack(self._losses).mean()
-
-    def __call__(self, values: tuple[torch.Tensor, ...], number: torch.Tensor) -> torch.Tensor:
-        with self._stopwatch.part("forward", self._stage):
-            output = self._program.unflatten_outputs(restore_shapes(values, self._program.graph))
-            loss = self.objective(output, *self._targets[int(number)])
-            self._losses.append(loss.detach())
-            return loss / self._num_microbatches
-
-
 def _check_group(plan: Plan) -> None:
     if not dist.is_initialized():
         raise RunError("there is no process group; call torch.distributed.init_process_group() first")
-    num_ranks = len(plan.devices_by_rank)
+    num_ranks = len(process_devices(plan))
     if dist.get_world_size() != num_ranks:
         raise RunError(
             f"the plan has stages on {num_ranks} device{'s'[: num_ranks > 1]}, the process group has "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import platform
 import time
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from autopart.compression import Traffic
 from autopart.pace import Pacer
 from autopart.running.memory import MemoryMeter
 from autopart.running.records import RankResult, StageSeconds
@@ -58,6 +60,7 @@ def run_steps(
     done: Callable[[], None],
     turn: Callable[[int], None] = lambda _: None,
     pacer: Pacer,
+    traffic: Traffic | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> RankResult:
     """What a rank measures over ``steps`` steps after ``warmup`` that do not count.
@@ -75,10 +78,13 @@ def run_steps(
         done: called after each step.
         turn: called with the number of each step, warm-up included, before it; returns when it may be taken.
         pacer: takes the machine's pace beside every timed step.
+        traffic: counts what goes to other ranks, if anything does.
         clock: seconds.
     """
-    seconds, laps, losses = [], [], []
+    seconds, laps, losses, traffic = [], [], [], traffic or Traffic()
     for index in range(warmup + steps):
+        if index == warmup:
+            traffic.clear()
         turn(index)
         if index >= warmup:
             barrier()  # all ranks compute at once, as in the step
@@ -95,7 +101,10 @@ def run_steps(
         del result
         meter.observe()
         done()
-    return _result(rank, device, seconds, laps, losses, pacer, meter, steppable.notes)
+    result = _result(rank, device, seconds, laps, losses, pacer, meter, steppable.notes)
+    return dataclasses.replace(
+        result, sent_bytes=traffic.sent_bytes // steps, plain_bytes=traffic.plain_bytes // steps
+    )
 
 
 def drop_weights(model: nn.Module, keep: Set[str]) -> None:

@@ -6,17 +6,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import autopart
-from autopart.errors import AutopartError
+from autopart.errors import RankError
 from autopart.progress import Progress
 from autopart.running.causes import root_cause
 from autopart.running.records import (
     Deaths,
+    Launchable,
     RankFailure,
     RankResult,
-    RankSpec,
     deaths_path,
     failure_path,
     over_path,
@@ -39,37 +40,42 @@ class Ranks:
     Each rank is a process with ``num_threads`` OpenMP threads.
 
     Args:
-        spec: what to run; its directory holds everything that is written.
+        spec: what to run, a dataclass; its directory holds everything that is written.
         num_threads: OpenMP threads of each rank at start; a rank may set fewer for itself.
         progress: told of every step of rank 0.
         what: how progress calls the run.
+        module: what each rank runs, with the file of the spec as its argument.
     """
 
-    def __init__(self, spec: RankSpec, *, num_threads: int, progress: Progress, what: str) -> None:
+    def __init__(
+        self, spec: Launchable, *, num_threads: int, progress: Progress, what: str, module: str = "autopart.cli.rank"
+    ) -> None:
         self._spec, self._num_threads, self._progress, self._what = spec, num_threads, progress, what
-        self._total, self._told = spec.warmup + spec.steps, 0
+        self._module, self._total, self._told = module, spec.num_steps, 0
 
     def __enter__(self) -> Ranks:
-        self._agent = _agent(self._spec, self._num_threads)
+        self._agent = _agent(self._spec, self._num_threads, self._module)
         return self
 
     def __exit__(self, *_: object) -> None:
         _stop(self._agent)
         self._say_over()
 
-    def finish(self, beside: Ranks | None = None) -> tuple[RankResult, ...]:
-        """Waits for the end of all ranks; what they measured, in order.
+    def wait(self, beside: Ranks | None = None, watch: Callable[[], None] = lambda: None) -> None:
+        """Waits for the end of all ranks.
 
         Args:
             beside: ranks that these take turns with: if they end first, these are told not to wait for them.
+            watch: called some times a second meanwhile; may raise.
 
         Raises:
-            RunError: a rank failed; the message is that of the first.
+            RankError: a rank failed; the message is that of the first.
         """
         self._progress(self._what, 0, self._total)
         while not self._ended():
             if beside is not None:
                 beside._ended()
+            watch()
             done = steps_done(self._spec.directory)
             if self._told < done < self._total:
                 self._progress(self._what, done, self._total)
@@ -78,7 +84,12 @@ class Ranks:
         if self._agent.returncode or not all(path.exists() for path in paths):
             raise _failure(self._spec)
         self._progress(self._what, self._total, self._total)
-        return tuple(store.load(RankResult, path) for path in paths)
+
+    def finish(self, beside: Ranks | None = None) -> tuple[RankResult, ...]:
+        """Waits for the end of all ranks; what they measured, in order; arguments and errors as those of ``wait``."""
+        self.wait(beside)
+        ranks = range(len(self._spec.devices))
+        return tuple(store.load(RankResult, result_path(self._spec.directory, rank)) for rank in ranks)
 
     def _ended(self) -> bool:
         try:
@@ -98,10 +109,11 @@ def finish(ranks: Ranks) -> tuple[RankResult, ...]:
         return ranks.finish()
 
 
-def _agent(spec: RankSpec, num_threads: int) -> subprocess.Popen[bytes]:
+def _agent(spec: Launchable, num_threads: int, module: str) -> subprocess.Popen[bytes]:
     spec_path = Path(spec.directory) / "spec.json"
     store.save(spec, spec_path)
-    command = [sys.executable, "-m", "autopart.running.agent", spec.directory, str(len(spec.devices)), str(spec_path)]
+    what = (spec.directory, str(len(spec.devices)), module, str(spec_path))
+    command = [sys.executable, "-m", "autopart.running.agent", *what]
     with (Path(spec.directory) / "agent.log").open("wb") as log:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=_environment(num_threads),
@@ -134,7 +146,7 @@ def _stop(agent: subprocess.Popen[bytes]) -> None:
         agent.wait()
 
 
-def _failure(spec: RankSpec) -> AutopartError:
+def _failure(spec: Launchable) -> RankError:
     directory, ranks = Path(spec.directory), range(len(spec.devices))
     failures = [store.load(RankFailure, path) for rank in ranks if (path := failure_path(directory, rank)).exists()]
     path = deaths_path(directory)

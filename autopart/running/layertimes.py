@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from autopart.program import Program, Segment
+from autopart.running.mesh import seats
 from autopart.running.records import RankResult
 from autopart.running.stages import rank_stages, spans
 from autopart.schema.graph import Value
@@ -29,9 +30,13 @@ def with_layer_seconds(
 ) -> RankResult:  # fmt: skip
     """A rank's result with the times of its stage's layers, or with a note why there are none.
 
-    Of a rank that runs several stages nothing is taken.
+    Of a process that runs several stages, or a part of one, nothing is taken.
     """
-    stages = rank_stages(plan, result.rank)
+    seat = seats(plan)[result.rank]
+    stages = rank_stages(plan, seat.rank)
+    if seat.num_data * seat.num_tensor > 1:
+        note = f"The layers of stage {stages[0]} are not timed one by one: several devices run it."
+        return dataclasses.replace(result, notes=(*result.notes, note))
     if len(stages) > 1:
         note = f"The layers of {result.device} are not timed one by one: it runs several stages."
         return dataclasses.replace(result, notes=(*result.notes, note))

@@ -1,29 +1,39 @@
-"""A plan run in one process: the stages one after the other, micro-batch by micro-batch."""
+"""A plan run in one process: one thread issues the micro-batches of all stages in the order of the schedule."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
-from autopart.errors import RunError
+from autopart.compression import Traffic
+from autopart.orders import Action, one_order, orders_of
 from autopart.program import Program
+from autopart.running.copies import Copies
+from autopart.running.cuts import cut_crossings
+from autopart.running.localstage import LocalCut, LocalStage
 from autopart.running.loss import LossFunction, Objective
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
-from autopart.running.stages import spans, stage_device, stage_segment, stage_weights
+from autopart.running.parcels import sender_for
+from autopart.running.stages import check_alone, spans, stage_device, stage_segment, stage_weights
 from autopart.running.tied import sharings
+from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
 
 __all__ = ["LocalPipeline"]
+
+Tensors = tuple[torch.Tensor, ...]
 
 
 class LocalPipeline:
     """A planned pipeline in this process, with the same ``step`` as one rank of a DistributedPipeline.
 
-    It shows that a plan computes what the model does, and runs it where memory is what is short; stages do not
-    overlap, so it is no faster than its devices one after the other.
+    Every stage has an autograd graph of its own, so each micro-batch goes forward and backward by itself, and a device
+    keeps no more of them than its plan says.  CUDA devices work at the same time, as their work is only queued here.
+    Stages on the processor take turns; zero-bubble's two halves of a backward are taken together.
 
     Args:
         program: the model, traced at the size of the plan's micro-batch.
@@ -32,10 +42,10 @@ class LocalPipeline:
             else the mean of its squares, and ``notes`` says so.
         optimizer: a name of the job, or a function of the trainable parameters; without one gradients accumulate
             and are the caller's to use and to clear.
+        compress: a codec for what crosses from device to device, instead of what the plan says.
 
     Raises:
-        RunError: the plan is not of this model, a device of it is not here, or a trainable weight is shared by
-            stages on different devices.
+        RunError: the plan is not of this model, a device of it is not here, or a stage is spread over several.
     """
 
     def __init__(
@@ -45,20 +55,52 @@ class LocalPipeline:
         *,
         loss_fn: LossFunction | None = None,
         optimizer: OptimizerChoice = None,
+        compress: CodecName | None = None,
     ) -> None:
+        check_alone(plan)
         self._program, self._plan = program, plan
         self._training = plan.job.mode == "train"
         self._objective = Objective(loss_fn)
-        self._devices = [stage_device(plan, stage.index) for stage in plan.stages]
-        placed: dict[torch.device, dict[str, torch.Tensor]] = {device: {} for device in self._devices}
-        self._segments = [
-            stage_segment(program, span, device, placed[device])
-            for span, device in zip(spans(plan, program.graph), self._devices, strict=True)
+        self._devices = tuple(stage_device(plan, stage.index) for stage in plan.stages)
+        self.traffic = Traffic()
+        """what crossed from device to device since it was cleared"""
+        self._placed: dict[torch.device, dict[str, torch.Tensor]] = {device: {} for device in self._devices}
+        self._stages = self._make_stages()
+        self._cuts = self._make_cuts(compress)
+        self._copies = Copies(tuple(self._tied()))
+        schedule = plan.schedule.name if self._training else "gpipe"
+        orders = orders_of(schedule, plan.ranks, plan.schedule.num_microbatches)
+        self._order = one_order(orders, training=self._training)
+        trainable = [
+            weight for weight in self.weights().values() if isinstance(weight, nn.Parameter) and weight.requires_grad
         ]
-        _check_shared(plan, program)
-        parameters = {id(weight): weight for segment in self._segments for weight in segment.parameters()}
-        trainable = [weight for weight in parameters.values() if weight.requires_grad]
-        self.optimizer = make_optimizer(optimizer, trainable) if self._training else None
+        once = list({id(weight): weight for weight in trainable}.values())
+        self.optimizer = make_optimizer(optimizer, once) if self._training else None
+
+    def _make_stages(self) -> tuple[LocalStage, ...]:
+        graph = self._program.graph
+        return tuple(
+            LocalStage(
+                stage_segment(self._program, span, device, self._placed[device]),
+                [self._training and value.differentiable for value in graph.crossing(span[0])],
+            )
+            for span, device in zip(spans(self._plan, graph), self._devices, strict=True)
+        )
+
+    def _make_cuts(self, compress: CodecName | None) -> tuple[LocalCut, ...]:
+        send = sender_for(self._devices)
+        found = cut_crossings(self._plan, self._program.graph, self.traffic, compress)
+        ends = zip(found, self._devices[:-1], self._devices[1:], strict=True)
+        return tuple(LocalCut(crossings, send, before, after) for crossings, before, after in ends)
+
+    def _tied(self) -> Iterator[list[torch.Tensor]]:
+        """The tensors of every weight that stages on several devices use, the first stage's first."""
+        for shared in sharings(stage_weights(self._plan, self._program.graph)):
+            for name in shared.names:
+                homes = dict.fromkeys(self._devices[stage] for stage in shared.stages)
+                once = {id(weight): weight for weight in (self._placed[home][name] for home in homes)}
+                if len(once) > 1:
+                    yield list(once.values())
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -66,12 +108,12 @@ class LocalPipeline:
         return self._objective.notes
 
     def weights(self) -> Mapping[str, torch.Tensor]:
-        """All stages' parameters and buffers, by their names in the user's model."""
-        return {
-            name: weight
-            for segment in self._segments
-            for name, weight in (*segment.named_parameters(), *segment.named_buffers())
-        }
+        """All stages' parameters and buffers, by their names in the user's model; of a tied one the first stage's."""
+        found: dict[str, torch.Tensor] = {}
+        for stage in self._stages:
+            for name, weight in (*stage.segment.named_parameters(), *stage.segment.named_buffers()):
+                found.setdefault(name, weight)
+        return found
 
     def step(self, *args: Any, target: Any = None, **kwargs: Any) -> Any:
         """One step over a whole batch.
@@ -84,39 +126,58 @@ class LocalPipeline:
         Returns:
             The mean loss (training) or the model's output (inference).
         """
-        num_microbatches = self._plan.schedule.num_microbatches
-        chunks = split_inputs(self._program.flatten_inputs(args, kwargs), self._program.graph, num_microbatches)
+        graph, num_microbatches = self._program.graph, self._plan.schedule.num_microbatches
+        chunks = split_inputs(self._program.flatten_inputs(args, kwargs), graph, num_microbatches)
+        for stage in self._stages:  # what a step that was broken off has left
+            stage.clear()
+        for cut in self._cuts:
+            cut.clear()
         if self._training:
             return self._train(chunks, split_targets(target, self._plan.job.batch, num_microbatches))
         with torch.no_grad():
-            outputs = (self._forward(values) for values in chunks)
-            return self._program.unflatten_outputs(join_outputs(outputs, self._program.graph, num_microbatches))
+            outputs = (self._forward(action, chunks) for action in self._order)
+            ends = (each for each in outputs if each)
+            return self._program.unflatten_outputs(join_outputs(ends, graph, num_microbatches))
 
-    def _train(
-        self, chunks: tuple[tuple[torch.Tensor, ...], ...], targets: tuple[tuple[Any, ...], ...]
-    ) -> torch.Tensor:
+    def _train(self, chunks: tuple[Tensors, ...], targets: tuple[tuple[Any, ...], ...]) -> torch.Tensor:
         if self.optimizer is not None:
             self.optimizer.zero_grad()
-        losses = []
-        for values, target in zip(chunks, targets, strict=True):
-            loss = self._objective(self._program.unflatten_outputs(self._forward(values)), *target)
-            torch.autograd.backward(loss / len(chunks))
-            losses.append(loss.detach())
+        self._copies.refresh()
+        losses: list[torch.Tensor] = []
+        for action in self._order:
+            if action.deed == "forward":
+                losses += self._forward(action, chunks, targets)
+            elif action.deed != "weight":  # taken with the input's half
+                self._backward(action)
+        self._copies.gather()
         if self.optimizer is not None:
             self.optimizer.step()
-        return torch.stack(losses).mean()
+        return torch.stack(losses).sum()
 
-    def _forward(self, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        for segment, device in zip(self._segments, self._devices, strict=True):
-            values = segment(*(value.to(device) for value in values))
-        return values
+    def _forward(
+        self, action: Action, chunks: tuple[Tensors, ...], targets: tuple[tuple[Any, ...], ...] | None = None
+    ) -> Tensors:
+        """What the last stage gives: outputs, or in training the loss; nothing of other stages."""
+        stage, number = action.stage, action.microbatch
+        if stage:
+            values = self._cuts[stage - 1].values(number)
+        else:
+            values = tuple(value.to(self._devices[0]) for value in chunks[number])
+        if stage + 1 < len(self._stages):
+            self._cuts[stage].send_values(number, self._stages[stage].forward(number, values))
+            return ()
+        if targets is None:
+            return self._stages[stage].forward(number, values)
+        return self._stages[stage].forward(number, values, lambda outputs: self._loss(outputs, targets[number]))
 
+    def _loss(self, outputs: Tensors, target: tuple[Any, ...]) -> Tensors:
+        """The micro-batch's share of the mean loss."""
+        loss = self._objective(self._program.unflatten_outputs(outputs), *target)
+        return (loss / self._plan.schedule.num_microbatches,)
 
-def _check_shared(plan: Plan, program: Program) -> None:
-    for shared in sharings(stage_weights(plan, program.graph)):
-        devices = {str(stage_device(plan, stage)) for stage in shared.stages}
-        if plan.job.mode == "train" and len(devices) > 1:
-            raise RunError(
-                f"{shared.names[0]} is shared by stages on {', '.join(sorted(devices))}, which one process cannot "
-                f"train in copies; use autopart.split(), or one process per stage under torchrun"
-            )
+    def _backward(self, action: Action) -> None:
+        stage, number = action.stage, action.microbatch
+        gradients = self._cuts[stage].gradients(number) if stage + 1 < len(self._stages) else None
+        returned = self._stages[stage].backward(number, gradients)
+        if stage:
+            self._cuts[stage - 1].send_gradients(number, returned)

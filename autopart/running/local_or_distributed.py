@@ -11,8 +11,9 @@ from autopart.running.distributed import DistributedPipeline
 from autopart.running.group import join_group
 from autopart.running.local import LocalPipeline
 from autopart.running.loss import LossFunction
+from autopart.running.mesh import process_device, process_devices
 from autopart.running.optimizers import OptimizerChoice
-from autopart.running.stages import stage_device
+from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
 
 __all__ = ["pipeline"]
@@ -24,6 +25,7 @@ def pipeline(
     *,
     loss_fn: LossFunction | None = None,
     optimizer: OptimizerChoice = None,
+    compress: CodecName | None = None,
     group_timeout_seconds: float = 600.0,
 ) -> LocalPipeline | DistributedPipeline:
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
@@ -35,14 +37,15 @@ def pipeline(
         plan: of this very model.
         loss_fn: called with the model's output and the targets.
         optimizer: a name of the job, or a function of the trainable parameters; without one gradients accumulate.
+        compress: a codec for what crosses from device to device, instead of what the plan says.
         group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
 
     Raises:
         RunError: the plan is not of this model, or cannot be run here.
     """
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return LocalPipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer)
+        return LocalPipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress)
     rank = int(os.environ["RANK"])
-    if not dist.is_initialized() and rank < len(plan.devices_by_rank):
-        join_group(stage_device(plan, plan.ranks.index(rank)), group_timeout_seconds)
-    return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer)
+    if not dist.is_initialized() and rank < len(process_devices(plan)):
+        join_group(process_device(plan, rank), group_timeout_seconds)
+    return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer, compress=compress)

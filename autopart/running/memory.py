@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 
 from autopart.livebytes import LiveBytes
+from autopart.running.memorycap import MemoryCap
 
 __all__ = [
     "AllocatorMeter",
@@ -52,14 +53,14 @@ class MemoryMeter(Protocol):
 
 
 class LiveMeter:
-    """Bytes of the tensors alive during the first ``NUM_STEPS`` steps after the meter was made."""
+    """Bytes of the tensors alive during the first ``NUM_STEPS`` steps after the meter was made; a cap holds as long."""
 
     NUM_STEPS = 2
     origin = "tensors alive"
 
-    def __init__(self, weights: Iterable[torch.Tensor]) -> None:
+    def __init__(self, weights: Iterable[torch.Tensor], cap: MemoryCap | None = None) -> None:
         trim()
-        self._live = LiveBytes()
+        self._live = cap or LiveBytes()
         self._live.watch(weights)
         self._num_observed = 0
         self._live.__enter__()  # type: ignore[no-untyped-call]
@@ -116,17 +117,25 @@ class AllocatorMeter:
         return torch.cuda.max_memory_allocated(self._device)
 
 
-def meter_for(device: torch.device, weights: Iterable[torch.Tensor], *, warmup: int = 0) -> MemoryMeter:
+def meter_for(
+    device: torch.device, weights: Iterable[torch.Tensor], *, warmup: int = 0, cap: MemoryCap | None = None
+) -> MemoryMeter:
     """A meter for what ``device`` does from now on.
 
     Args:
         device: what is measured.
         weights: those that already lie on it.
         warmup: steps before those that are timed.
+        cap: on what is alive in the two warm-up steps; with fewer nothing is watched.
+
+    Raises:
+        OutOfMemoryError: the weights alone are more than the cap.
     """
     if device.type == "cuda":
         return AllocatorMeter(device)
-    return LiveMeter(weights) if warmup >= LiveMeter.NUM_STEPS else ResidentMeter(storage_bytes(weights))
+    if warmup >= LiveMeter.NUM_STEPS:
+        return LiveMeter(weights, cap)
+    return ResidentMeter(storage_bytes(weights))
 
 
 def storage_bytes(tensors: Iterable[torch.Tensor]) -> int:

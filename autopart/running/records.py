@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
+
+from autopart.schema.codec import CodecName
 
 __all__ = [
     "Death",
     "Deaths",
+    "Launchable",
     "RankFailure",
     "RankResult",
     "RankSpec",
     "StageSeconds",
+    "Throttle",
     "deaths_path",
     "failure_path",
     "over_path",
@@ -20,6 +24,29 @@ __all__ = [
     "result_path",
     "steps_done",
 ]
+
+Throttle = Literal["sleep", "quota", "plan"]
+"""sleep: work at full speed, then sleep until own CPU time / speed has passed; quota: the kernel gives the process a
+part of a core; plan: sleep until the plan's own time of the stage has passed"""
+
+
+class Launchable(Protocol):
+    """What the launcher has to know of what its ranks do."""
+
+    @property
+    def directory(self) -> str:
+        """Where everything about the ranks is written."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the plan's devices, by rank."""
+        ...
+
+    @property
+    def num_steps(self) -> int:
+        """How many rank 0 will do."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +72,21 @@ class RankSpec:
     """directory of a run whose steps are taken in turn with this one's, the pipeline's first"""
     layers: bool = False
     """time the layers of a stage one by one after the timed steps"""
+    compress: CodecName | None = None
+    """a codec for what crosses from rank to rank, instead of the plan's"""
+    emulated: bool = False
+    """the plan's devices are emulated: their memory caps are kept, and the links given for them limited"""
+    throttle: Throttle = "sleep"
+    """how an emulated device is made slow"""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.warmup < 0:
             raise ValueError(f"a run needs at least 1 step and no negative warm-up, not {self.steps} and {self.warmup}")
+
+    @property
+    def num_steps(self) -> int:
+        """Warm-up and timed steps together."""
+        return self.warmup + self.steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +123,12 @@ class RankResult:
     """forward of each layer of the stage, one micro-batch, in passes after the timed steps; empty if not taken"""
     stages: tuple[StageSeconds, ...] = ()
     """of every stage that the rank runs; empty in the single-device run"""
+    sent_bytes: int = 0
+    """to other ranks, per step"""
+    plain_bytes: int = 0
+    """what that would have been without codecs"""
+    compress: CodecName | None = None
+    """the codec that was asked for; None: what the plan says"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable
@@ -12,10 +13,11 @@ from autopart.errors import RunError, UsageError
 from autopart.progress import Progress, silent
 from autopart.running.launch import Ranks, finish
 from autopart.running.memory import available_memory_bytes
-from autopart.running.records import RankResult, RankSpec
-from autopart.running.stages import stage_device
+from autopart.running.mesh import check_groups, process_device, process_devices
+from autopart.running.records import RankResult, RankSpec, Throttle
 from autopart.running.summary import single_run, summarize
 from autopart.schema import store
+from autopart.schema.codec import CodecName
 from autopart.schema.device import Device
 from autopart.schema.measurement import Measurement, SingleRun
 from autopart.schema.plan import Plan
@@ -37,6 +39,9 @@ def run(
     seed: int = 0,
     directory: str | Path | None = None,
     group_timeout_seconds: float = 600.0,
+    compress: CodecName | None = None,
+    emulated: bool = False,
+    throttle: Throttle = "sleep",
     progress: Progress = silent,
 ) -> Measurement:
     """Runs a plan, one process per stage, and beside it the unsplit model on one device.
@@ -55,47 +60,59 @@ def run(
         seed: set in each process before it loads the model.
         directory: what relative paths in ``source`` are relative to; None: the working directory.
         group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
+        compress: a codec for what crosses from rank to rank, instead of what the plan says.
+        emulated: the plan's devices stand for others (``emulated_plan``): their memory caps and given links are kept.
+        throttle: how devices whose speed is below 1 are made slow.
         progress: told of every step.
 
     Raises:
         UsageError: a count is out of range, or there is no such device.
         RunError: a device is not here, or a rank failed; the message is the one of the rank that failed first.
     """
+    _check(plan, steps, warmup, single_device)
+    with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
+        spec = RankSpec(
+            mode="pipeline", plan_path=str(Path(scratch) / "plan.json"), source=source,
+            source_directory=str(directory or os.getcwd()), directory=scratch, devices=process_devices(plan),
+            steps=steps, warmup=warmup, seed=seed, group_timeout_seconds=group_timeout_seconds, layers=layers,
+            compress=compress, emulated=emulated, throttle=throttle,
+        )  # fmt: skip
+        store.save_plan(plan, spec.plan_path)
+        why_not = _why_not_single(plan) if single else "it was not asked for"
+        if why_not:
+            return summarize(plan, finish(_ranks(plan, spec, progress)), None, why_not)
+        return _beside_single(plan, spec, single_device or best_single_device(plan).name, progress)
+
+
+def _beside_single(plan: Plan, spec: RankSpec, single_device: str, progress: Progress) -> Measurement:
+    """The run of the plan and that of the unsplit model, in turn where that is possible."""
+    alone = dataclasses.replace(spec, mode="single", devices=(single_device,))
+    if not _may_alternate(plan, single_device):
+        results = finish(_ranks(plan, spec, progress))
+        return summarize(plan, results, *_single(plan, lambda: finish(_ranks(plan, alone, progress))))
+    with _ranks(plan, spec, progress, "single") as pipeline, _ranks(plan, alone, progress, "pipeline") as unsplit:
+        results = pipeline.finish(beside=unsplit)
+        return summarize(plan, results, *_single(plan, unsplit.finish), alternating=True)
+
+
+def _check(plan: Plan, steps: int, warmup: int, single_device: str | None) -> None:
     if steps < 1 or warmup < 0:
         raise UsageError(f"--steps must be at least 1 and --warmup at least 0, not {steps} and {warmup}")
     if single_device not in {None, *(device.name for device in plan.cluster.devices)}:
         raise UsageError(f"the plan's cluster has no device {single_device!r} to run the unsplit model on")
-    for stage in plan.stages:
-        stage_device(plan, stage.index)
-    with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
-        store.save_plan(plan, Path(scratch) / "plan.json")
-
-        def ranks(mode: Mode, devices: tuple[str, ...], beside: Mode | None = None) -> Ranks:
-            (Path(scratch) / mode).mkdir()
-            spec = RankSpec(
-                mode=mode, plan_path=str(Path(scratch) / "plan.json"), source=source,
-                source_directory=str(directory or os.getcwd()), directory=str(Path(scratch) / mode), devices=devices,
-                steps=steps, warmup=warmup, seed=seed, group_timeout_seconds=group_timeout_seconds,
-                alternates_with=beside and str(Path(scratch) / beside), layers=layers,
-            )  # fmt: skip
-            return _ranks(plan, spec, progress)
-
-        used = plan.devices_by_rank
-        why_not = _why_not_single(plan) if single else "it was not asked for"
-        if why_not:
-            return summarize(plan, finish(ranks("pipeline", used)), None, why_not)
-        alone = (single_device or best_single_device(plan).name,)
-        if not _may_alternate(plan, alone[0]):
-            results = finish(ranks("pipeline", used))
-            return summarize(plan, results, *_single(plan, lambda: finish(ranks("single", alone))))
-        with ranks("pipeline", used, "single") as pipeline, ranks("single", alone, "pipeline") as unsplit:
-            results = pipeline.finish(beside=unsplit)
-            return summarize(plan, results, *_single(plan, unsplit.finish), alternating=True)
+    check_groups(plan, training=plan.job.mode == "train")
+    for number in range(len(process_devices(plan))):
+        process_device(plan, number)
 
 
-def _ranks(plan: Plan, spec: RankSpec, progress: Progress) -> Ranks:
+def _ranks(plan: Plan, spec: RankSpec, progress: Progress, beside: Mode | None = None) -> Ranks:
+    """The ranks of a spec, in a directory of their mode's own."""
+    place = Path(spec.directory) / spec.mode
+    place.mkdir()
+    others = None if beside is None else str(Path(spec.directory) / beside)
     num_threads = max(plan.cluster.device(name).num_threads or 1 for name in spec.devices)
     what = "running the plan" if spec.mode == "pipeline" else f"running it unsplit on {spec.devices[0]}"
+    spec = dataclasses.replace(spec, directory=str(place), alternates_with=others)
     return Ranks(spec, num_threads=num_threads, progress=progress, what=what)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
+from autopart.compression import Crossing
 from autopart.errors import RunError
 from autopart.program import Program, Segment
+from autopart.running.mesh import num_replicas, samples_per_replica
 from autopart.schema.graph import Graph, Value
 from autopart.schema.plan import Plan
 
@@ -16,6 +19,7 @@ __all__ = [
     "Feed",
     "StageModule",
     "boundary_examples",
+    "check_alone",
     "rank_stages",
     "rank_weights",
     "restore_shapes",
@@ -32,13 +36,25 @@ def spans(plan: Plan, graph: Graph) -> tuple[tuple[int, int], ...]:
         RunError: the plan is not of this model at this micro-batch size, or asks for what cannot be run.
     """
     _check_same_model(plan, graph)
-    spread = [stage.index for stage in plan.stages if len(stage.devices) > 1]
-    if spread:
-        raise RunError(f"stage {spread[0]} is spread over several devices, which cannot be run; plan one per stage")
     ends = [0]
     for stage in plan.stages:
         ends.append(ends[-1] + len(stage.layers))
     return tuple(itertools.pairwise(ends))
+
+
+def check_alone(plan: Plan) -> None:
+    """Refuses stages that several devices share or replicate, which takes a process for each of them.
+
+    Raises:
+        RunError: there is one.
+    """
+    wide = next((stage for stage in plan.stages if len(stage.devices) > 1), None)
+    if wide is not None:
+        num_processes = len({name for stage in plan.stages for name in stage.devices})
+        raise RunError(
+            f"stage {wide.index} is run by {len(wide.devices)} devices together, which takes a process for each; start "
+            f"it with torchrun --nproc-per-node {num_processes}, or use autopart run"
+        )
 
 
 def stage_device(plan: Plan, stage: int) -> torch.device:
@@ -99,12 +115,14 @@ def stage_segment(
     return program.segment(*span, weight=weight, device=device)
 
 
-def boundary_examples(graph: Graph, boundary: int, *, training: bool) -> tuple[torch.Tensor, ...]:
+def boundary_examples(
+    graph: Graph, boundary: int, *, training: bool, crossings: Sequence[Crossing] | None = None
+) -> tuple[torch.Tensor, ...]:
     """Meta tensors like those that cross a boundary; told them, torch's stages need no trial run.
 
     That trial run would feed uninitialised memory to the model, and an embedding looks such indices up.
     """
-    return tuple(
+    values = tuple(
         torch.empty(
             _at_least_1d(value.shape),
             dtype=getattr(torch, value.dtype),
@@ -113,6 +131,9 @@ def boundary_examples(graph: Graph, boundary: int, *, training: bool) -> tuple[t
         )
         for value in graph.crossing(boundary)
     )
+    if crossings is None:
+        return values
+    return tuple(crossing.wire_like(value) for crossing, value in zip(crossings, values, strict=True))
 
 
 class Feed:
@@ -131,7 +152,7 @@ class Feed:
 
 
 class StageModule(nn.Module):
-    """A segment whose outputs can be sent.
+    """A segment whose outputs can be sent; with ``incoming`` and ``outgoing`` as wires of their codecs.
 
     Outputs are contiguous and have at least one dimension, and those that the graph holds for not differentiable
     are detached: both sides of a boundary must agree on which gradients travel back.
@@ -146,8 +167,11 @@ class StageModule(nn.Module):
         *,
         training: bool,
         feed: Feed | None = None,
+        incoming: Sequence[Crossing] | None = None,
+        outgoing: Sequence[Crossing] | None = None,
     ) -> None:
         super().__init__()
+        self._incoming, self._outgoing = incoming, outgoing
         self.segment = segment
         self._device = device
         self._feed = feed
@@ -159,11 +183,15 @@ class StageModule(nn.Module):
         """The values that cross the next boundary."""
         if self._feed is not None:
             values = tuple(value.to(self._device) for value in self._feed(*values))
+        elif self._incoming is not None:
+            values = tuple(crossing.unpack(wire) for crossing, wire in zip(self._incoming, values, strict=True))
         else:
             values = tuple(value.view(s) for value, s in zip(values, self._input_shapes, strict=True))
         outputs: tuple[torch.Tensor, ...] = self.segment(*values)
         if self._is_last:
             return tuple(output.reshape(_at_least_1d(tuple(output.shape))) for output in outputs)
+        if self._outgoing is not None:
+            outputs = tuple(crossing.pack(output) for crossing, output in zip(self._outgoing, outputs, strict=True))
         return tuple(
             _sendable(output, keeps) for output, keeps in zip(outputs, self._carries_gradient, strict=True)
         )
@@ -210,7 +238,7 @@ def _check_same_model(plan: Plan, graph: Graph) -> None:
             f"the plan is of another model: {plan.model.name} with {len(planned)} layers, this one has "
             f"{len(traced)}{where}; plan this model again"
         )
-    microbatch_size = plan.job.batch // plan.schedule.num_microbatches
-    if graph.batch_size != microbatch_size:
-        raise RunError(f"the model was traced at {graph.batch_size} samples, the plan's micro-batch has "
-                       f"{microbatch_size}; trace it at that size")
+    num_samples = samples_per_replica(plan)
+    if graph.batch_size != num_samples:
+        raise RunError(f"the model was traced at {graph.batch_size} samples, the plan's micro-batch has {num_samples}"
+                       f"{' for each replica' * (num_replicas(plan) > 1)}; trace it at that size")

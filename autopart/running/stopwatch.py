@@ -6,15 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 
-from autopart.running.emulate import Pace
+from autopart.running.emulate import Pace, Part, TimetablePace
 
 __all__ = ["EventStopwatch", "HostStopwatch", "Lap", "Part", "StageLap", "Stopwatch", "stopwatch_for"]
-
-Part = Literal["forward", "backward", "optimizer"]
 
 _Seconds = dict[tuple[Part, int | None], float]
 
@@ -54,7 +52,9 @@ class Stopwatch(Protocol):
 class HostStopwatch:
     """For devices that compute while Python waits; emulated speeds are kept here, part by part."""
 
-    def __init__(self, pace: Pace | None = None, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, pace: Pace | TimetablePace | None = None, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         self._pace = pace or Pace()
         self._clock = clock
         self._seconds: _Seconds = {}
@@ -63,7 +63,7 @@ class HostStopwatch:
     def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
         """Times the body as ``part``, padding to the emulated speed included."""
         start_seconds = self._clock()
-        with self._pace.keep():
+        with self._pace.keep(part, stage):
             yield
         self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + self._clock() - start_seconds
 

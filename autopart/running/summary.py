@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import median
 
+from autopart.running.mesh import processes
 from autopart.running.records import RankResult, StageSeconds
-from autopart.schema.measurement import Measurement, SingleRun, StageMeasurement
+from autopart.schema.measurement import Compression, Measurement, SingleRun, StageMeasurement
 from autopart.schema.plan import Plan
 
 __all__ = ["single_run", "summarize"]
@@ -43,17 +44,37 @@ def summarize(
         median_step_seconds=typical_seconds,
         total_seconds=sum(step_seconds),
         throughput_per_second=throughput,
-        losses=results[plan.ranks[-1]].losses,
+        losses=results[processes(plan)[-1][0]].losses,
         predicted_step_seconds=plan.prediction.step_seconds,
         pace=_pace(plan, results),
         core_share=min(result.core_share for result in results),
-        stages=tuple(_stage(plan, stage, results[rank], step_seconds) for stage, rank in enumerate(plan.ranks)),
+        stages=tuple(
+            _stage(plan, stage, [results[number] for number in numbers], step_seconds)
+            for stage, numbers in enumerate(processes(plan))
+        ),
         single=single,
         single_skipped_because=single_skipped_because,
         gain=gain,
         alternating=alternating and single is not None,
         verdict=" ".join([_verdict(plan, throughput, single, gain, single_skipped_because), *notes]),
         versions=results[0].versions,
+        compression=_compression(results, single, results[processes(plan)[-1][0]].losses),
+    )
+
+
+def _compression(
+    results: Sequence[RankResult], single: SingleRun | None, losses: tuple[float, ...]
+) -> Compression | None:
+    sent_bytes = sum(each.sent_bytes for each in results)
+    plain_bytes = sum(each.plain_bytes for each in results)
+    if sent_bytes == plain_bytes:
+        return None
+    unsplit = single.losses[-1:] if single else ()
+    return Compression(
+        codec=results[0].compress or "as planned",
+        sent_bytes=sent_bytes,
+        plain_bytes=plain_bytes,
+        loss_change=losses[-1] / unsplit[0] - 1 if losses and unsplit and unsplit[0] else None,
     )
 
 
@@ -61,7 +82,7 @@ def _pace(plan: Plan, results: Sequence[RankResult]) -> float | None:
     """Of the slowest rank: it sets the step."""
     known = [
         stage.pace_seconds / result.pace_seconds
-        for stage, result in ((plan.stages[plan.ranks.index(result.rank)], result) for result in results)
+        for stage, result in ((plan.stages[_first_stage(plan, result.rank)], result) for result in results)
         if stage.pace_seconds and result.pace_seconds
     ]
     return min(known) if len(known) == len(results) else None
@@ -77,13 +98,22 @@ def single_run(result: RankResult, batch: int) -> SingleRun:
         throughput_per_second=batch / typical_seconds,
         peak_bytes=result.peak_bytes,
         memory_origin=result.memory_origin,
+        losses=result.losses,
     )
 
 
-def _stage(plan: Plan, stage: int, result: RankResult, step_seconds: Sequence[float]) -> StageMeasurement:
-    """One stage; of a device with several the first has what belongs to the device: optimizer, memory."""
-    num_microbatches = plan.schedule.num_microbatches
-    leads = plan.ranks.index(result.rank) == stage
+def _first_stage(plan: Plan, process: int) -> int:
+    return next(stage for stage, numbers in enumerate(processes(plan)) if process in numbers)
+
+
+def _stage(plan: Plan, stage: int, results: Sequence[RankResult], step_seconds: Sequence[float]) -> StageMeasurement:
+    """One stage, of several devices as the first ran it, with the most memory that any needed.
+
+    Of a device with several stages the first has what belongs to the device: optimizer, memory.
+    """
+    num_microbatches, result = plan.schedule.num_microbatches, results[0]
+    first = _first_stage(plan, result.rank)
+    leads = first == stage
     own: RankResult | StageSeconds = next((each for each in result.stages if each.index == stage), result)
     optimizer_seconds = result.optimizer_seconds if leads else (0.0,) * len(step_seconds)
     parts = zip(own.forward_seconds, own.backward_seconds, optimizer_seconds, strict=True)
@@ -97,8 +127,8 @@ def _stage(plan: Plan, stage: int, result: RankResult, step_seconds: Sequence[fl
         optimizer_seconds=median(optimizer_seconds),
         busy_seconds=median(busy_seconds),
         utilisation=median(shares),
-        peak_bytes=result.peak_bytes if leads else 0,
-        memory_origin=result.memory_origin if leads else f"in that of stage {plan.ranks.index(result.rank)}",
+        peak_bytes=max(each.peak_bytes for each in results) if leads else 0,
+        memory_origin=result.memory_origin if leads else f"in that of stage {first}",
         layer_seconds=result.layer_seconds if len(result.stages) < 2 else (),
     )
 

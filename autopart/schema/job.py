@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName"]
+__all__ = ["Compress", "Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName"]
 
 Mode = Literal["infer", "train"]
 Objective = Literal["throughput", "latency", "cost", "memory", "devices"]
@@ -14,6 +14,8 @@ Optimizer = Literal["adamw", "adam", "momentum", "sgd", "none"]
 """momentum: SGD with a momentum of 0.9; sgd: without"""
 ScheduleName = Literal["gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble"]
 Recompute = Literal["auto", "never", "always"]
+Compress = Literal["none", "auto", "fp16", "bf16", "int8", "topk"]
+"""codec of values that cross a cut; auto: fp16 or int8, where that is quicker"""
 Method = Literal[
     "optimal", "even", "parameters", "memory-fill", "balanced-bytes", "time-balanced", "speed-proportional", "greedy",
     "chain-dp",
@@ -54,6 +56,8 @@ class Job:
     """most replicas of a stage that may share a micro-batch; chosen likewise"""
     recompute: Recompute = "never"
     """whether stages keep only the inputs of their layers and run each forward again before its backward"""
+    compress: Compress = "none"
+    """what may encode values on their way from device to device; all but none change results a little"""
     pins: tuple[tuple[str, str], ...] = ()
     """(layer, device): the layer runs on that device; a name with dots below it stands for all layers under it"""
     forbidden: tuple[tuple[str, str], ...] = ()

@@ -7,7 +7,7 @@ from typing import Literal
 
 from autopart.schema.job import Mode
 
-__all__ = ["Measurement", "SingleRun", "StageMeasurement"]
+__all__ = ["Compression", "Measurement", "SingleRun", "StageMeasurement"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +41,22 @@ class SingleRun:
     throughput_per_second: float
     peak_bytes: int
     memory_origin: str = ""
+    losses: tuple[float, ...] = ()
+    """one per timed step, in training with a loss"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """What codecs saved of what crossed between devices, and what they did to the loss."""
+
+    codec: str
+    """its name, or ``as planned``"""
+    sent_bytes: int
+    """per step, over all cuts, values and gradients"""
+    plain_bytes: int
+    """the same without codecs"""
+    loss_change: float | None
+    """loss of the last timed step / that of the unsplit model after as many steps - 1; None if not known"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +92,7 @@ class Measurement:
     """the steps of both were taken in turn, so that a drift of the machine met both alike"""
     verdict: str
     versions: tuple[str, ...]
+    compression: Compression | None = None
+    """None: nothing was compressed"""
+    emulation: tuple[str, ...] = ()
+    """what was emulated, and how, in sentences"""

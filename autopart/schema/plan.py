@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from autopart.schema.codec import CodecName
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Method, ScheduleName
 
@@ -104,6 +105,9 @@ class Stage:
     layer_seconds: tuple[float, ...] = ()
     """forward of each layer on one device, as its profile says; empty if not recorded or if several share the stage"""
 
+    computes_as: tuple[tuple[str, str], ...] = ()
+    """(data type of its layers, wider one that its devices compute it in, having no units for it: that is its time)"""
+
     def __post_init__(self) -> None:
         if not self.devices or not self.layers:
             raise ValueError(f"stage {self.index} needs a device and a layer")
@@ -125,7 +129,8 @@ class Transfer:
     seconds: float
     backward_seconds: float = 0.0
     """of its gradient's way back; 0 in inference and for values without gradient"""
-    codec: Literal["none"] = "none"
+    codec: CodecName = "none"
+    """what it is encoded by; ``bytes`` are those that are sent"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

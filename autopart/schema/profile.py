@@ -35,6 +35,9 @@ class KindProfile:
     saved_bytes: tuple[int, ...] = ()
     """what a layer's forward left for backward, by the CUDA allocator, outputs included; empty: unknown"""
 
+    computes_as: tuple[tuple[str, str], ...] = ()
+    """(data type of the model, wider one that the kind computes it in, having no units for it); empty: none known"""
+
     def __post_init__(self) -> None:
         lengths = {
             len(self.forward_seconds), len(self.backward_seconds), len(self.optimizer_seconds), len(self.spread)

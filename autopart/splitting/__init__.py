@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from autopart.splitting.checks import check_split, checks_known
 from autopart.splitting.devicecheck import check_devices
-from autopart.splitting.splitmodule import SplitModule, StagePlacement, Tracer, placements_for, stage_placements
+from autopart.splitting.splitmodule import (
+    SplitModule,
+    StagePlacement,
+    Tracer,
+    placements_for,
+    stage_placements,
+    traffic_of,
+)
 from autopart.splitting.stitch import Placement, Stitched, stitch
 from autopart.splitting.verify import verify
 
@@ -20,5 +27,6 @@ __all__ = [
     "placements_for",
     "stage_placements",
     "stitch",
+    "traffic_of",
     "verify",
 ]

@@ -11,15 +11,18 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from autopart.compression import Traffic
 from autopart.errors import MismatchError, UsageError
 from autopart.program import Program
 from autopart.pytrees import open_classes, opened_objects
+from autopart.schema.codec import CodecName
 from autopart.schema.graph import Graph
 from autopart.schema.plan import Plan
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
 
 __all__ = [
     "SplitModule", "StagePlacement", "Tracer", "boundaries_of", "move_weights", "placements_for", "stage_placements",
+    "traffic_of",
 ]  # fmt: skip
 
 Tracer = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], bool], Program]
@@ -38,17 +41,20 @@ class SplitModule(nn.Module):
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
     devices in place, as ``module.to`` would.  A call with new shapes, in other training modes or with other hooks is
-    traced anew and kept.  Outputs are on the last stage's device.
+    traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from stage to
+    stage.
     """
 
-    def __init__(self, module: nn.Module, stages: Sequence[StagePlacement], trace: Tracer) -> None:
+    def __init__(
+        self, module: nn.Module, stages: Sequence[StagePlacement], trace: Tracer, *, compress: CodecName = "none"
+    ) -> None:
         super().__init__()
         for register in ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"):
             self.__dict__[register] = module.__dict__[register]
         # Past nn.Module.__setattr__, which would refuse a name that one of the user's submodules has.
         self.__dict__.update(
             _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(), _told=False,
-            training=module.training,
+            training=module.training, _compress=compress, _traffic=Traffic(),
         )  # fmt: skip
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -112,7 +118,13 @@ class SplitModule(nn.Module):
         for name, device in homes(program, placements).items():
             self._home.setdefault(name, device)  # a weight stays where the first trace put it
         move_weights({name: program.weight(name) for name in self._home}, self._home)
-        return stitch(program, placements, self._home)
+        return stitch(program, placements, self._home, compress=self._compress, traffic=self._traffic)
+
+
+def traffic_of(split: SplitModule) -> Traffic:
+    """What codecs of a split model have sent since it was cleared (a method could hide a user's submodule)."""
+    found: Traffic = split.__dict__["_traffic"]
+    return found
 
 
 def stage_placements(plan: Plan) -> tuple[StagePlacement, ...]:

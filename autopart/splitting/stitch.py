@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from autopart.compression import Crossing, Traffic
 from autopart.program import Program
+from autopart.schema.codec import CodecName, is_compressible
 from autopart.schema.graph import Graph
 from autopart.segment import Segment
 from autopart.transfer import transfer
@@ -35,6 +37,8 @@ class Stitched:
     """per segment, the weights that live on another device"""
     dead_after: tuple[tuple[str, ...], ...]
     weight: Callable[[str], torch.Tensor]
+    crossings: Mapping[str, Crossing]
+    """of the values that are encoded when they first go on to another segment"""
 
     def __call__(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the model returns for this call; tensors among it are on the last segment's device."""
@@ -44,9 +48,14 @@ class Stitched:
         """The values that the model returns, from those that it takes (``graph.crossing`` of the two ends)."""
         graph = self.program.graph
         alive = {value.name: tensor for value, tensor in zip(graph.crossing(0), inputs, strict=True)}
+        encoded: set[str] = set()
         for segment, lifted, dead in zip(self.segments, self.lifted, self.dead_after, strict=True):
             names = segment.input_names[: len(segment.input_names) - len(lifted)]
             for name in names:  # a value is moved once; whoever needs it later on yet another device moves it on
+                if name in self.crossings and name not in encoded and _is_cut(alive[name].device, segment.device):
+                    encoded.add(name)
+                    wire = transfer(self.crossings[name].pack(alive[name]), segment.device)
+                    alive[name] = self.crossings[name].unpack(wire)
                 alive[name] = transfer(alive[name], segment.device)
             weights = [transfer(self.weight(name), segment.device) for name in lifted]
             results = segment(*(alive[name] for name in names), *weights)
@@ -63,6 +72,8 @@ def stitch(
     home: Mapping[str, torch.device],
     *,
     weight: Callable[[str], torch.Tensor] | None = None,
+    compress: CodecName = "none",
+    traffic: Traffic | None = None,
 ) -> Stitched:
     """The whole program as segments on their devices.
 
@@ -74,6 +85,8 @@ def stitch(
         placements: ranges of layers that tile it, in order.
         home: where each of the model's weights is, see ``homes``.
         weight: where weights come from by name; the user's module if not given.
+        compress: the codec of values that go from segment to segment.
+        traffic: counts what it sends.
     """
     weight = weight or program.weight
     lifted = tuple(_lifted(program.graph, placement, home) for placement in placements)
@@ -85,7 +98,21 @@ def stitch(
         for placement, names in zip(placements, lifted, strict=True)
     )  # fmt: skip
     dead = tuple(_dead_after(program.graph, placement) for placement in placements)
-    return Stitched(program, segments, lifted, dead, weight)
+    crossings = _crossings(program.graph, compress, traffic or Traffic())
+    return Stitched(program, segments, lifted, dead, weight, crossings)
+
+
+def _crossings(graph: Graph, compress: CodecName, traffic: Traffic) -> dict[str, Crossing]:
+    """Of what layers make, by name; the model's inputs are not encoded."""
+    return {
+        value.name: Crossing(compress, value.shape, getattr(torch, value.dtype), traffic=traffic)
+        for value in graph.values if value.producer >= 0 and is_compressible(value, graph, compress)
+    }
+
+
+def _is_cut(one: torch.device, other: torch.device) -> bool:
+    """Whether a value is encoded on its way; segments on the processor stand for devices, to show what a codec does."""
+    return one != other or other.type == "cpu"
 
 
 def homes(program: Program, placements: Sequence[Placement]) -> dict[str, torch.device]:

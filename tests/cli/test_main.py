@@ -188,7 +188,9 @@ def test_run_and_verify_load_as_the_plan_says(
     name, args, kwargs = fake_api.calls[-1]
     kwargs.pop("progress")
     assert (name, args) == ("run_source", (a_plan(), "model.py"))
-    assert kwargs == {"steps": 3, "warmup": 0, "single": False, "layers": True}
+    assert kwargs == {
+        "steps": 3, "warmup": 0, "single": False, "layers": True, "compress": None, "emulate": None, "throttle": "sleep"
+    }
     assert "predicted" in capsys.readouterr().out
     assert main(["verify", plan_file, "model.py"]) == 0
     assert fake_api.calls[-1][:2] == ("verify_source", (a_plan(), "source"))

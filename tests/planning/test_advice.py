@@ -74,3 +74,19 @@ def test_rent_is_counted_where_it_is_known() -> None:
     assert result.prediction.cost_per_million is not None
     assert abs(result.prediction.cost_per_million - 1e-3 * 8e-3 * 1e6) < 1e-9
     assert plan((make(1),), cluster(device("a")), Job(batch=1)).prediction.cost_per_million is None
+
+
+def test_a_stage_says_which_type_computes_it_where_its_kind_lacks_one() -> None:
+    chosen = candidate(chain(6), {"fast": [1.0] * 6, "slow": [2.0] * 6}, 4)
+    kinds = tuple(
+        replace(row, computes_as=(("bfloat16", "float32"),)) if row.kind == "slow" else row
+        for row in chosen.profile.kinds
+    )
+    chosen = replace(chosen, profile=replace(chosen.profile, kinds=kinds))
+    found = plan((chosen,), cluster(device("a"), device("b", kind="slow")), Job(batch=4, stages=2))
+    by_device = {stage.devices[0]: stage.computes_as for stage in found.stages}
+    assert by_device == {"a": (), "b": (("bfloat16", "float32"),)}
+    (warning,) = [each for each in found.warnings if each.code == "no-such-dtype"]
+    assert "slow has no units for bfloat16: 1 device of the plan computes in float32" in warning.message
+    alone = plan((chosen,), cluster(device("a")), Job(batch=4))
+    assert not [each for each in alone.warnings if each.code == "no-such-dtype"]

@@ -5,10 +5,12 @@ import math
 import pytest
 from hypothesis import given, settings
 
-from autopart.planning.arcs import Instance, build_instance
-from autopart.planning.bounds import Effort, prove
+from autopart.planning.arcs import build_instance
+from autopart.planning.bounds import prove
 from autopart.planning.chain import best_path, count_vectors, is_exact, path_objective
+from autopart.planning.effort import Effort
 from autopart.planning.formulate import solve_path
+from autopart.planning.instance import Instance
 from autopart.planning.options import evaluate, layout_of, schedules
 from autopart.planning.prices import price_arcs
 from autopart.planning.windows import prove_by_windows
@@ -45,7 +47,9 @@ def test_a_path_is_never_dearer_than_its_layout(problem: Problem) -> None:
     instance = instance_of(problem)
     path = best_path(instance)
     if path:
-        option = evaluate(chosen, devices, job, layout_of(instance, path, instance.schedule))
+        layout = layout_of(instance, path, instance.schedule, devices)
+        assert layout is not None
+        option = evaluate(chosen, devices, job, layout)
         assert not option.misfit
         assert path_objective(instance, instance.arcs, path) <= option.objective_seconds * (1 + 1e-9)
 
@@ -90,7 +94,8 @@ def test_a_program_with_every_row(solver: SolverName) -> None:
     solution = solve_path(instance, instance.arcs, at_least=(0, 2), solver=solver, time_limit_seconds=30.0,
                           clock=lambda: 0.0)
     assert solution.outcome == "optimal"
-    layout = layout_of(instance, solution.path, "1f1b")
+    layout = layout_of(instance, solution.path, "1f1b", devices)
+    assert layout is not None
     assert sorted(layout.devices) == ["a", "b", "c"]
     # in flight 3, 2, 1 micro-batches of 1000 bytes a layer: one, two and three layers fit, the fast device last
     assert layout.devices[-1] == "a"

@@ -33,3 +33,11 @@ def test_no_link_is_a_property_too() -> None:
     devices = cluster(device("a"), device("b"), device("c", node="m"), links=(link(ends=("n", "n")),))
     assert names(devices) == [["a", "b"], ["c"]]
     assert links_within(devices, group_devices(devices))[0][1] is None
+
+
+def test_a_device_of_a_wish_is_alone_wherever_it_stands() -> None:
+    three = cluster(device("a"), device("b"), device("c"))
+    for name in ("a", "b", "c"):
+        groups = group_devices(three, frozenset({name}))
+        assert sorted(group.size for group in groups) == [1, 2]
+        assert [group.device.name for group in groups if group.size == 1] == [name]

@@ -272,3 +272,13 @@ def test_stages_name_their_weights() -> None:
     tied = two_equal_devices(4)[0].graph.weights[0].name
     assert first & last == {tied}
     assert len(first | last) == 6
+
+
+def test_one_device_is_taken_where_only_the_simulation_says_that_it_is_faster() -> None:
+    """By the formula two stages are faster, for the first one's optimizer is small; the exchange makes them slower."""
+    graph = chain(5, value_bytes=0, training=True, tied=(0, 4), legal_cuts=(1, 4), peak_bytes=0)
+    chosen = candidate(graph, {"fast": [1e-3] * 5}, 1)
+    two = cluster(device("a", memory_bytes=20_000), device("b"), links=(link(latency_seconds=1e-4),))
+    found = plan((chosen,), two, Job(mode="train", batch=1, optimizer="adamw", schedule="gpipe"))
+    single = next(each for each in found.baselines if each.name == "single-device")
+    assert single.factor is not None and single.factor >= 1 - 1e-9

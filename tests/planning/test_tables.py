@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from autopart.planning import plan
-from autopart.planning.tables import choose_boundaries, crossing_bytes, receive_seconds
+from autopart.planning.tables import choose_boundaries, crossing_at, crossing_bytes
 from autopart.schema.job import Job
 from tests.planning.problems import candidate, chain, cluster, device, link
 
@@ -41,5 +41,5 @@ def test_crossing_agrees_with_the_graph() -> None:
 def test_one_message_per_value_and_its_gradient_back() -> None:
     graph = chain(3, value_bytes=100, skips=((0, 2, 50),))
     slow = link(latency_seconds=1.0, bandwidth=100.0)
-    assert receive_seconds(graph, slow, (0, 2), gradients=False).tolist() == [2.0, 3.5]
-    assert receive_seconds(graph, slow, (0, 2), gradients=True).tolist() == [2.0, 7.0]
+    assert crossing_at(graph, (0, 2), gradients=False).seconds(slow).tolist() == [2.0, 3.5]
+    assert crossing_at(graph, (0, 2), gradients=True).seconds(slow).tolist() == [2.0, 7.0]

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
 from autopart.planning import windows
-from autopart.planning.arcs import Instance, build_instance
+from autopart.planning.arcs import build_instance
 from autopart.planning.bottleneck import least_threshold
-from autopart.planning.bounds import Effort
 from autopart.planning.chain import best_path, path_objective
+from autopart.planning.effort import Effort
 from autopart.planning.frontier import least_sum
+from autopart.planning.instance import Instance
 from autopart.planning.options import schedules
 from autopart.planning.relaxation import Window, relax
 from autopart.planning.windows import prove_by_windows

@@ -42,6 +42,27 @@ def test_the_example_of_the_documentation(tmp_path: Path) -> None:
     assert all(found.link(*pair) for pair in combinations(found.devices, 2))
 
 
+def test_emulated_devices_have_a_speed(tmp_path: Path) -> None:
+    text = """
+devices:
+  - {name: desk, speed: 1, memory: 500MB, node: home}
+  - {name: old, speed: 0.25, count: 2, node: rack}
+links: [{between: [home, rack], latency: 2ms, bandwidth: 100Mbit/s}]
+"""
+    found = read(tmp_path, text)
+    assert [(each.name, each.speed, each.torch_device) for each in found.devices] == [
+        ("desk", 1.0, "cpu"), ("old0", 0.25, "cpu"), ("old1", 0.25, "cpu")
+    ]
+    assert {each.kind for each in found.devices} == {"cpu-1t"} and found.devices[0].memory_bytes == 500_000_000
+    assert found.link(found.devices[0], found.devices[2]).bandwidth_bytes_per_second == 12.5e6
+
+
+@pytest.mark.parametrize("row", ["speed: 0.5, kind: t4", "speed: 2", "speed: 0"])
+def test_a_speed_that_makes_no_sense_is_refused(tmp_path: Path, row: str) -> None:
+    with pytest.raises(DeviceError, match="speed"):
+        read(tmp_path, f"devices: [{{name: a, {row}}}]")
+
+
 def test_the_most_specific_link_wins_wherever_it_stands(tmp_path: Path) -> None:
     text = """
 devices:

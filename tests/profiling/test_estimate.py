@@ -127,6 +127,15 @@ def test_what_stands_in_for_a_missing_type_is_said() -> None:
     assert " rate" not in on_a100.basis
 
 
+def test_half_types_without_units_are_named_with_what_computes_them() -> None:
+    mixed = graph((work(dtype="bfloat16", flops=10**9),), (work(dtype="float32", flops=10**9),))
+    there = {name: estimate(mixed, kind(name), training=False, optimizer="none") for name in ("t4", "a10")}
+    assert there["t4"].computes_as == (("bfloat16", "float32"),) and there["a10"].computes_as == ()
+    assert there["t4"].forward_seconds[0] >= 0.9 * there["t4"].forward_seconds[1]
+    half = estimate(graph((work(dtype="float16", flops=10**9),)), kind("t4"), training=False, optimizer="none")
+    assert half.computes_as == () and half.forward_seconds[0] < there["t4"].forward_seconds[0]
+
+
 def test_backward_over_forward() -> None:
     def ratio(family: str, flops: int, traffic: int) -> float:
         times = estimate(

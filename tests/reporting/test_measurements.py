@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from autopart.reporting import measurement_text
+from autopart.schema.measurement import Compression
 from tests.paper import a_measurement, a_plan
 
 
@@ -20,3 +22,21 @@ def test_predicted_and_measured_stand_side_by_side() -> None:
 
 def test_without_a_single_run_it_says_why() -> None:
     assert "no single-device run: --no-single" in measurement_text(a_measurement(single=False), a_plan())
+
+
+def test_what_codecs_saved_is_said() -> None:
+    found = Compression(codec="int8", sent_bytes=532_000, plain_bytes=2_100_000, loss_change=-0.0123)
+    text = measurement_text(dataclasses.replace(a_measurement(training=True), compression=found), a_plan(training=True))
+    assert "532 kB of 2.10 MB, 74.7 % saved" in text
+    assert "-1.230 % against the unsplit model's" in text
+    unknown = dataclasses.replace(found, loss_change=None)
+    text = measurement_text(dataclasses.replace(a_measurement(training=True), compression=unknown), a_plan())
+    assert "change not known: the unsplit model was not run beside it" in text
+    text = measurement_text(dataclasses.replace(a_measurement(), compression=unknown), a_plan())
+    assert "532 kB" in text and "loss" not in text.split("Compression")[1]
+
+
+def test_what_was_emulated_is_said() -> None:
+    notes = ("Emulated: old at 0.5 of a core.", "Links slowed down: a-b.")
+    text = measurement_text(dataclasses.replace(a_measurement(), emulation=notes), a_plan())
+    assert "Emulated: old at 0.5 of a core.\nLinks slowed down: a-b.\n" in text

@@ -85,7 +85,7 @@ def make_plan(
             name=graph.model, fingerprint=graph.fingerprint, num_layers=len(names), num_parameters=graph.num_parameters
         ),
         job=Job(mode=mode, batch=batch, optimizer=optimizer),
-        cluster=Cluster(devices=_devices(speeds or (1.0,) * (max(placed) + 1)), links=(_link(),)),
+        cluster=Cluster(devices=cpu_devices(speeds or (1.0,) * (max(placed) + 1)), links=(_link(),)),
         stages=stages,
         transfers=(),
         schedule=Schedule(name=schedule, num_microbatches=num_microbatches, warmup=(0,) * num_stages),
@@ -118,7 +118,7 @@ def reference(
     return total
 
 
-def _devices(speeds: tuple[float, ...]) -> tuple[Device, ...]:
+def cpu_devices(speeds: tuple[float, ...]) -> tuple[Device, ...]:
     return tuple(
         Device(
             name=f"cpu:{index}", kind="cpu-1t", node="here", memory_bytes=2**40, memory_origin="test", backend="cpu",

@@ -71,3 +71,29 @@ def test_ranks_that_never_started_are_said_to_be() -> None:
 )
 def test_what_counts_as_secondary(kind: str, message: str, expected: bool) -> None:
     assert is_secondary(failure(0, 0.0, kind, message)) is expected
+
+
+@pytest.mark.parametrize(
+    ("found", "fate", "device", "exit_code"),
+    [
+        ([failure(1, 1.0, "RuntimeError", "DefaultCPUAllocator: can't allocate memory: 3 bytes")], "memory", "cpu:1", 3),
+        ([failure(1, 1.0, "OutOfMemoryError", "cuda:1 has 2 GiB")], "memory", "cpu:1", 3),
+        ([failure(0, 1.0, "OSError", "[Errno 28] No space left on device")], "disk", "cpu:0", 5),
+        ([broken(0, 1.0)], "link", "", 5),
+        ([failure(0, 1.0, "RuntimeError", "Timed out waiting 1000ms for recv operation")], "link", "", 5),
+        ([failure(2, 1.0, "KeyError", "'x'"), broken(0, 0.5)], "raised", "cpu:2", 5),
+        ([], "unstarted", "", 5),
+    ],
+)
+def test_the_fate_of_a_rank_says_what_may_help(
+    found: list[RankFailure], fate: str, device: str, exit_code: int
+) -> None:
+    error = root_cause(found, [], DEVICES, lambda rank: "")
+    assert (error.fate, error.device, error.exit_code) == (fate, device, exit_code)
+
+
+def test_a_rank_that_was_killed_is_killed() -> None:
+    error = root_cause([broken(0, 1.0)], [Death(rank=1, exit_code=-signal.SIGKILL)], DEVICES, lambda rank: "")
+    assert (error.fate, error.device) == ("killed", "cpu:1")
+    error = root_cause([], [Death(rank=1, exit_code=3)], DEVICES, lambda rank: "")
+    assert (error.fate, error.device) == ("ended", "cpu:1")

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopart.running.emulate import Pace
+from autopart.running.emulate import Pace, TimetablePace, timetable
+from tests.running.handmade import Skipping, make_plan, trace_skipping
 
 
 class FakeTime:
@@ -78,3 +79,50 @@ def test_the_duration_is_the_longer_of_the_deadline_and_the_work(speed: float, c
 def test_a_speed_outside_its_range_is_refused(speed: float) -> None:
     with pytest.raises(ValueError, match="speed must be in"):
         Pace(speed=speed)
+
+
+def table_pace(time: FakeTime, *, in_two: frozenset[int] = frozenset()) -> TimetablePace:
+    return TimetablePace(
+        seconds={("forward", 0): 2.0, ("forward", 1): 5.0, ("backward", 1): 3.0}, in_two=in_two,
+        clock=lambda: time.wall_seconds, sleep=time.sleep,
+    )
+
+
+def test_a_part_takes_its_time_of_the_table_and_late_ones_are_counted() -> None:
+    time = FakeTime()
+    pace = table_pace(time)
+    for work, end in ((0.5, 102.0), (1.9, 104.0), (7.0, 111.0)):
+        with pace.keep("forward", 0):
+            time.work(work)
+        assert time.wall_seconds == pytest.approx(end)
+    with pace.keep("optimizer", None):
+        time.work(1.0)
+    assert time.wall_seconds == pytest.approx(112.0)
+    assert "1 of 3 parts of a step took longer" in pace.note
+
+
+def test_layers_and_loss_share_one_time() -> None:
+    time = FakeTime()
+    pace = table_pace(time, in_two=frozenset({1}))
+    for _ in range(2):
+        start = time.wall_seconds
+        with pace.keep("forward", 1):
+            time.work(1.0)
+        assert time.wall_seconds == pytest.approx(start + 1.0)
+        with pace.keep("forward", 1):
+            time.work(0.5)
+        assert time.wall_seconds == pytest.approx(start + 5.0)
+        with pace.keep("backward", 1):
+            time.work(1.0)
+        assert time.wall_seconds == pytest.approx(start + 8.0)
+
+
+def test_a_timetable_is_the_plans() -> None:
+    graph = trace_skipping(Skipping(), 8, 4, training=True).graph
+    plan = make_plan(graph, (2, 4), num_microbatches=4, mode="train", schedule="1f1b", ranks=(0, 1, 0))
+    first, second = (timetable(plan, name) for name in plan.devices_by_rank)
+    assert dict(first.seconds) == {
+        ("optimizer", None): 0.0, ("forward", 0): 1e-3, ("backward", 0): 0.0, ("forward", 2): 1e-3, ("backward", 2): 0.0
+    }
+    assert first.in_two == frozenset({2}) and not second.in_two
+    assert ("forward", 1) in second.seconds and ("forward", 2) not in second.seconds

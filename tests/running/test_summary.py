@@ -60,3 +60,16 @@ def test_gain_is_relative_to_the_single_devices_throughput(
     assert found.gain == pytest.approx(gain)
     assert found.verdict.startswith(words)
     assert found.verdict.endswith("Beware.")
+
+
+@pytest.mark.parametrize(("losses", "change"), [((4.0, 2.0, 2.5), 0.2), ((), None)])
+def test_what_codecs_saved_and_what_they_did_to_the_loss(
+    plan: Plan, losses: tuple[float, ...], change: float | None
+) -> None:
+    run = replace(result(0, (4.0,), 1.0), sent_bytes=50, plain_bytes=100, compress="int8")  # its last loss is 3.0
+    alone = single_run(replace(result(0, (4.0,), 1.0), losses=losses), plan.job.batch)
+    found = summarize(plan, [run], alone, "").compression
+    assert found is not None
+    assert (found.codec, found.sent_bytes, found.plain_bytes) == ("int8", 50, 100)
+    assert found.loss_change == (None if change is None else pytest.approx(change))
+    assert summarize(plan, [replace(run, sent_bytes=100)], alone, "").compression is None, "nothing was encoded"

@@ -1,0 +1,128 @@
+"""Clusters of many nodes: devices of a kind planned for as one group, with the best link that any two of them have.
+
+A group per kind and node is exact, but many groups make the programs large.  With the nodes' devices put together every
+message takes at most as long as it really does, so what is proven of the merged cluster is a lower bound for the real
+one.  A path of it becomes a plan by giving every stage real devices, in path order and on the node of the stage before
+where there is room; that plan is then evaluated with the real links.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from autopart.planning.groups import Group, group_devices, link_between, link_classes, links_within
+from autopart.schema.device import Cluster, Device, Link
+
+__all__ = ["devices_along", "has_many_groups", "merged_nodes", "whole_nodes"]
+
+MOST_STATES = 300_000
+"""vectors of used devices per group, above which they are not listed (see ``bottleneck``)"""
+MOST_PAIRS = 100
+"""pairs of a group and a link class, above which the stages that differ in nothing else are too many"""
+
+
+def has_many_groups(cluster: Cluster, apart: frozenset[str]) -> bool:
+    """Whether the cluster's groups are too many to be told apart."""
+    groups = group_devices(cluster, apart)
+    classes = max(link_classes(groups, links_within(cluster, groups))) + 1
+    return math.prod(group.size + 1 for group in groups) > MOST_STATES or len(groups) * classes > MOST_PAIRS
+
+
+def merged_nodes(cluster: Cluster, apart: frozenset[str]) -> Cluster:
+    """The cluster with one node per kind of device and the best links between them; the same one if that is no change.
+
+    Devices are of a kind here if they have the same figures; those named in ``apart`` stay alone.
+    """
+    groups = group_devices(cluster, apart)
+    kinds: dict[tuple[object, ...], list[int]] = {}
+    for number, group in enumerate(groups):
+        kinds.setdefault(_figures(group.device, apart), []).append(number)
+    if len(kinds) == len(groups):
+        return cluster
+    between = links_within(cluster, groups)
+    names = [f"{groups[numbers[0]].device.name} and its like" for numbers in kinds.values()]
+    links = []
+    for one, some in zip(names, kinds.values(), strict=True):
+        for other, others in zip(names, kinds.values(), strict=True):
+            found = [link for a in some for b in others if (link := between[a][b]) is not None]
+            if one <= other and found:
+                links.append(_best(found, (one, other)))
+    node = {
+        device.name: name
+        for name, numbers in zip(names, kinds.values(), strict=True)
+        for number in numbers for device in groups[number].devices
+    }
+    devices = tuple(replace(device, node=node[device.name]) for device in cluster.devices)
+    return replace(cluster, devices=devices, links=tuple(links))
+
+
+def _figures(device: Device, apart: frozenset[str]) -> tuple[object, ...]:
+    alone = device.name if device.name in apart else ""
+    return (device.kind, device.speed, device.memory_bytes, device.backend, device.rent_usd_per_hour, alone)
+
+
+def _best(links: Sequence[Link], ends: tuple[str, str]) -> Link:
+    return Link(
+        level="node", ends=ends, latency_seconds=min(link.latency_seconds for link in links),
+        bandwidth_bytes_per_second=max(link.bandwidth_bytes_per_second for link in links),
+        origin="assumed", source="the best link of any two of them",
+    )
+
+
+def whole_nodes(cluster: Cluster, apart: frozenset[str], width: int) -> Cluster:
+    """The cluster with so many devices of every group that stages of up to ``width`` of them leave none over.
+
+    Widths are powers of two: whatever stages go into such groups together go into each of them.
+    """
+    kept = {
+        device.name for group in group_devices(cluster, apart)
+        for device in group.devices[: group.size - group.size % width if group.size >= width else group.size]
+    }
+    return replace(cluster, devices=tuple(device for device in cluster.devices if device.name in kept))
+
+
+def devices_along(
+    cluster: Cluster, groups: Sequence[Group], stages: Sequence[tuple[int, int]]
+) -> tuple[tuple[Device, ...], ...]:
+    """Real devices for (group, number of devices) of every stage; () if the stages do not go into the nodes.
+
+    Args:
+        cluster: the real one.
+        groups: of the merged one, which hold the same devices.
+        stages: from first to last.
+    """
+    in_order = range(len(stages))
+    widest_first = sorted(in_order, key=lambda at: -stages[at][1])
+    return _given(cluster, groups, stages, in_order) or _given(cluster, groups, stages, widest_first)
+
+
+def _given(
+    cluster: Cluster, groups: Sequence[Group], stages: Sequence[tuple[int, int]], order: Sequence[int]
+) -> tuple[tuple[Device, ...], ...]:
+    """Devices for one stage after the other, in this order; () if one finds no room."""
+    kind_of = {device.name: number for number, group in enumerate(groups) for device in group.devices}
+    free: list[list[Device]] = [list(group.devices) for group in group_devices(cluster)]
+    kinds = [kind_of.get(devices[0].name, -1) for devices in free]
+    chosen: dict[int, tuple[Device, ...]] = {}
+    for at in order:
+        group, width = stages[at]
+        rest = sum(r for later, (g, r) in enumerate(stages) if g == group and later not in chosen)
+        roomy = [place for place, devices in enumerate(free) if kinds[place] == group and len(devices) >= width]
+        if not roomy:
+            return ()
+        before = chosen[at - 1][0] if at - 1 in chosen else None
+        place = min(roomy, key=lambda place: _worth(cluster, before, free[place], rest))
+        chosen[at] = tuple(free[place][:width])
+        free[place] = free[place][width:]
+    return tuple(chosen[at] for at in range(len(stages)))
+
+
+def _worth(cluster: Cluster, before: Device | None, devices: list[Device], rest: int) -> tuple[float, float, int, int]:
+    """The shortest way from the stage before, then the node that the rest of the group's stages just goes into."""
+    link = None if before is None else link_between(cluster, before, devices[0])
+    away = before is not None and link is None
+    slow = 0.0 if link is None else 1 / link.bandwidth_bytes_per_second
+    lack = max(rest - len(devices), 0)
+    return (math.inf if away else slow, link.latency_seconds if link else 0.0, lack, len(devices))

@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from autopart.errors import InfeasibleError
+from autopart.planning import optimum, plan
+from autopart.planning.groups import group_devices, link_between
+from autopart.planning.nodes import devices_along, has_many_groups, merged_nodes, whole_nodes
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job, Objective
+from autopart.schema.problem import Candidate
+from tests.planning.problems import all_options, best_by_brute_force, candidate, chain, device, link, problems
+
+Problem = tuple[Candidate, Cluster, Job]
+
+
+def racks(num_nodes: int, per_node: int, *, kinds: tuple[str, ...] = ("fast", "slow")) -> Cluster:
+    """Nodes of devices of one kind each, quick inside."""
+    names = [f"{kind}{number}" for kind in kinds for number in range(num_nodes)]
+    devices = [device(f"{n}.{i}", kind=n.rstrip("0123456789"), node=n) for n in names for i in range(per_node)]
+    inside = tuple(link(latency_seconds=1e-6, bandwidth=1e9, ends=(name, name)) for name in names)
+    return Cluster(devices=tuple(devices), links=(*inside, link(latency_seconds=1e-5, bandwidth=1e7)))
+
+
+def test_nodes_of_a_kind_become_one_group_with_their_best_link() -> None:
+    real = racks(3, 2)
+    merged = merged_nodes(real, frozenset())
+    assert [group.size for group in group_devices(real)] == [2] * 6
+    assert [group.size for group in group_devices(merged)] == [6, 6]
+    for one in real.devices:
+        for other in real.devices:
+            if one is not other:
+                there = merged.link(merged.device(one.name), merged.device(other.name))
+                assert there.seconds(1000) <= real.link(one, other).seconds(1000)
+    assert merged_nodes(merged, frozenset()) is merged
+
+
+def test_devices_of_wishes_stay_alone() -> None:
+    groups = group_devices(merged_nodes(racks(2, 2), frozenset({"fast0.0"})), frozenset({"fast0.0"}))
+    assert sorted(group.size for group in groups) == [1, 3, 4]
+
+
+def test_few_groups_are_told_apart() -> None:
+    assert not has_many_groups(racks(2, 2), frozenset())
+    assert has_many_groups(racks(10, 2), frozenset())
+
+
+def test_stages_fill_one_node_after_the_other() -> None:
+    real = racks(3, 2)
+    groups = group_devices(merged_nodes(real, frozenset()))
+    places = devices_along(real, groups, [(0, 1)] * 5 + [(1, 1)] * 2)
+    names = [place[0].node for place in places]
+    assert names[0] == names[1] and names[2] == names[3] and names[5] == names[6] and len(set(names)) == 4
+    assert devices_along(real, groups, [(0, 2)] * 3) and not devices_along(real, groups, [(0, 2)] * 4)
+    assert devices_along(real, groups, [(0, 1), (0, 2), (0, 1), (0, 2)]), "the wide ones first, where it has to be"
+
+
+def test_whole_nodes_leave_no_remainder() -> None:
+    assert [group.size for group in group_devices(whole_nodes(racks(2, 7), frozenset(), 4))] == [4] * 4
+    assert [group.size for group in group_devices(whole_nodes(racks(2, 3), frozenset(), 4))] == [3] * 4
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=problems(max_layers=5), objective=st.sampled_from(["throughput", "latency", "memory", "devices"]))
+def test_with_nodes_merged_no_plan_is_below_the_bound(problem: Problem, objective: Objective) -> None:
+    """As if the groups were too many, against every plan of the real cluster."""
+    chosen, devices, job = problem
+    job = replace(job, objective=objective, schedule=None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimum, "has_many_groups", lambda cluster, apart: True)
+        try:
+            found = plan((chosen,), devices, job)  # has passed check
+        except InfeasibleError as error:
+            fits = best_by_brute_force(chosen, devices, job) is not None
+            assert not fits or "no plan was found" in str(error)
+            return
+    best = best_by_brute_force(chosen, devices, job)
+    assert best is not None and found.proof.bound_seconds <= found.proof.objective_seconds * (1 + 1e-9)
+    if objective in ("throughput", "latency"):
+        assert found.proof.bound_seconds <= best.objective_seconds * (1 + 1e-9)
+    elif found.proof.least is not None and objective == "devices":
+        fitting = [option for option in all_options(chosen, devices, job) if not option.misfit]
+        assert found.proof.least.bound <= min(len(option.layout.used) for option in fitting)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency", "cost", "memory", "devices"])
+def test_many_nodes_are_planned_for_every_objective(objective: Objective) -> None:
+    chosen = candidate(chain(12, value_bytes=100_000), {"fast": [1e-2] * 12, "slow": [3e-2] * 12}, 8)
+    rents = {"fast": 2.0, "slow": 0.5}
+    real = racks(8, 2)
+    real = replace(real, devices=tuple(replace(each, rent_usd_per_hour=rents[each.kind]) for each in real.devices))
+    assert has_many_groups(real, frozenset())
+    found = plan((chosen,), real, Job(batch=8, objective=objective, gap=0.02, time_limit_seconds=20.0))
+    assert math.isfinite(found.proof.gap) and found.proof.bound_seconds > 0
+    inside = [
+        link_between(real, real.device(t.devices[0]), real.device(n.devices[0]))
+        for t, n in zip(found.stages, found.stages[1:], strict=False)
+    ]
+    assert not inside or any(each is not None and each.latency_seconds == 1e-6 for each in inside)
+
+
+def test_the_best_of_no_links_is_none() -> None:
+    apart = replace(racks(2, 1), links=())
+    assert merged_nodes(apart, frozenset()).links == ()

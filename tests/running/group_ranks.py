@@ -1,0 +1,210 @@
+"""What tests/running/test_groups.py starts: ``python -m tests.running.group_ranks DIRECTORY``.
+
+One process imports torch and forks the ranks of a world of two, then those of a world of four.  Every rank compares
+losses, gradients, outputs and weights with those of the whole model, which it steps by itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+import traceback
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from autopart.program import Program
+from autopart.running import DistributedPipeline, make_optimizer
+from autopart.running.dataparallel import GradientCodec
+from autopart.running.mesh import seats
+from autopart.schema.device import Cluster
+from autopart.schema.job import Optimizer, ScheduleName
+from autopart.schema.plan import Plan
+from autopart.tracing import trace
+from tests.running.groupmodels import MODELS, tokens_of
+from tests.running.handmade import cpu_devices, make_plan
+
+NUM_MICROBATCHES, SHARE = 4, 2
+
+
+@dataclass(frozen=True)
+class Case:
+    groups: tuple[tuple[int, int], ...]
+    """of every stage, replicas and devices that share its layers"""
+    schedule: ScheduleName
+    model: str
+    optimizer: Optimizer = "none"
+    codec: GradientCodec = "none"
+    training: bool = True
+
+    @property
+    def name(self) -> str:
+        groups = "+".join(f"{data}x{tensor}" for data, tensor in self.groups)
+        words = [self.schedule, self.model, self.optimizer, self.codec, "train" if self.training else "infer"]
+        return " ".join([groups, *(word for word in words if word != "none")])
+
+
+SCHEDULES: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble")
+PAIRS = {"dp": ((2, 1), (2, 1)), "tp": ((1, 2), (1, 2))}
+CASES = {
+    2: (
+        *(Case(((1, 2),), schedule, "blocks") for schedule in SCHEDULES),
+        *(Case(((2, 1),), schedule, "blocks") for schedule in SCHEDULES if schedule != "zero-bubble"),
+        *(Case(((1, 2),), "1f1b", model) for model in MODELS if model != "blocks"),
+        *(Case((group,), "1f1b", "blocks", "adamw") for group in ((1, 2), (2, 1))),
+        Case(((2, 1),), "1f1b", "blocks", codec="fp16"),
+    ),
+    4: (
+        *(Case(PAIRS["tp"], schedule, "blocks") for schedule in SCHEDULES),
+        *(Case(PAIRS["dp"], schedule, "blocks") for schedule in SCHEDULES if schedule != "zero-bubble"),
+        *(Case(PAIRS[kind], "1f1b", "blocks", "adamw") for kind in PAIRS),
+        *(Case(PAIRS[kind], "gpipe", "blocks", training=False) for kind in PAIRS),
+        Case(((2, 2),), "1f1b", "fused", "momentum"),
+        Case(((1, 1), (1, 2), (1, 1)), "zero-bubble", "blocks"), Case(((1, 3), (1, 1)), "1f1b", "blocks"),
+        Case(PAIRS["tp"], "1f1b", "fused"),
+    ),
+}  # fmt: skip
+
+
+def make_group_plan(program: Program, case: Case) -> Plan:
+    num_stages, num_replicas = len(case.groups), case.groups[0][0]
+    legal = sorted(program.graph.legal_cuts)
+    cuts = tuple(legal[(index + 1) * len(legal) // num_stages - 1] for index in range(num_stages - 1))
+    plan = make_plan(
+        program.graph, cuts, num_microbatches=NUM_MICROBATCHES, mode="train" if case.training else "infer",
+        schedule=case.schedule, optimizer=case.optimizer,
+    )
+    names = iter(f"cpu:{number}" for number in range(64))
+    stages = tuple(
+        dataclasses.replace(
+            stage, devices=tuple(next(names) for _ in range(data * tensor)), data_parallel=data, tensor_parallel=tensor
+        )
+        for stage, (data, tensor) in zip(plan.stages, case.groups, strict=True)
+    )
+    devices = cpu_devices((1.0,) * sum(len(stage.devices) for stage in stages))
+    return dataclasses.replace(
+        plan, stages=stages, cluster=Cluster(devices=devices, links=plan.cluster.links),
+        job=dataclasses.replace(plan.job, batch=plan.job.batch * num_replicas),
+    )
+
+
+def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return nn.functional.cross_entropy(output.flatten(0, -2), target.flatten())
+
+
+@lru_cache
+def traced(name: str, training: bool) -> Program:
+    """Of one share; made before the ranks are forked, and given new weights for every case."""
+    return trace(MODELS[name](), (tokens_of(SHARE, 0),), training=training)
+
+
+def twin_of(name: str, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return MODELS[name]()
+
+
+def figures_of(case: Case, rank: int) -> dict[str, float | str]:
+    """Largest relative errors of this rank, after two steps; weights are equal only where they are made so."""
+    program = traced(case.model, case.training)
+    plan, twin = make_group_plan(program, case), twin_of(case.model, 0)
+    program.module.load_state_dict(twin_of(case.model, 0 if seats(plan)[rank].is_first else rank).state_dict())
+    program.module.zero_grad()
+    batches = [tuple(tokens_of(plan.job.batch, seed + step) for seed in (1, 3)) for step in range(2)]
+    pipeline = DistributedPipeline(
+        program, plan, rank, loss_fn=loss_of, optimizer=case.optimizer, compress_gradients=case.codec
+    )
+    found: dict[str, float | str] = {"notes": " ".join(pipeline.notes)}
+    if not case.training:
+        output = pipeline.step(batches[0][0])
+        return found | ({} if output is None else {"output": relative(output, twin.eval()(batches[0][0]))})
+    losses = [pipeline.step(tokens, target=target) for tokens, target in batches]
+    expected = stepped(twin, batches, case.optimizer)
+    theirs = dict(twin.named_parameters(remove_duplicate=False))
+    held = theirs | dict(twin.named_buffers())
+    least = 1e-2 * max(largest(weight.grad) for weight in theirs.values())  # some are 0 but for rounding
+    gradients, weights = pipeline.whole_gradients().items(), pipeline.whole_weights().items()
+    return found | {
+        "losses": max(relative(*pair) for pair in zip(losses, expected, strict=True)) if losses[0] is not None else 0.0,
+        "gradients": max(relative(gradient, theirs[name].grad, least) for name, gradient in gradients),
+        "weights": max(relative(weight, held[name], 1e-2) for name, weight in weights if name in held),
+        "num_gradients": len(gradients),
+        "num_elements": sum(weight.numel() for weight in pipeline.weights().values()),
+        "num_losses": sum(loss is not None for loss in losses),
+    }
+
+
+def stepped(
+    model: nn.Module, batches: list[tuple[torch.Tensor, ...]], optimizer: Optimizer
+) -> list[torch.Tensor]:
+    """The losses of two steps of the whole model; without an optimizer gradients add up."""
+    losses = []
+    steps = make_optimizer(optimizer, list(model.parameters()))
+    for tokens, target in batches:
+        total = torch.zeros(())
+        if steps is not None:
+            steps.zero_grad()
+        pairs = list(zip(*(torch.split(each, SHARE) for each in (tokens, target)), strict=True))  # batch normalisation sees shares
+        for each, labels in pairs:
+            part = loss_of(model(each), labels) / len(pairs)
+            torch.autograd.backward(part)
+            total = total + part.detach()
+        losses.append(total)
+        if steps is not None:
+            steps.step()
+    return losses
+
+
+def largest(tensor: torch.Tensor | None) -> float:
+    assert tensor is not None
+    return float(tensor.detach().abs().max())
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor | None, least: float = 0.0) -> float:
+    assert expected is not None
+    return largest(found.detach() - expected.detach()) / max(largest(expected), least)
+
+
+def work(directory: Path, rank: int, world: int) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
+        timeout=timedelta(seconds=20),
+    )
+    found: dict[str, dict[str, float | str]] = {}
+    for case in CASES[world]:
+        try:
+            found[case.name] = figures_of(case, rank)
+        except Exception:
+            found[case.name] = {"failed": traceback.format_exc()}
+            break
+        finally:
+            (directory / f"{world}.{rank}.json").write_text(json.dumps(found))
+    else:
+        dist.destroy_process_group()
+
+
+def main(directory: Path) -> None:
+    torch.set_default_dtype(torch.float64)  # no wrong sum can then pass for rounding
+    for case in (case for cases in CASES.values() for case in cases):
+        traced(case.model, case.training)
+    for world in CASES:
+        children = []
+        for rank in range(world):
+            child = os.fork()
+            if child == 0:
+                work(directory, rank, world)
+                os._exit(0)
+            children.append(child)
+        for child in children:
+            os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

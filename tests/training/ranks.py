@@ -1,0 +1,125 @@
+"""Two gloo ranks for tests/training/test_ranks.py: ``python -m tests.training.ranks DIRECTORY``.
+
+The imports take longer than the work, so one process does them and forks, before torch has started any thread.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from autopart import running
+from autopart.errors import RunError
+from autopart.program import Program
+from autopart.schema.plan import Plan
+from autopart.schema.training import Recipe, StepRecord
+from autopart.training.gradients import across_ranks
+from autopart.training.loop import Task, train_part
+from autopart.training.part import part_of
+from autopart.training.trainer import ScaledLoss, Trainer
+from tests.training.models import MODELS, NUM_MICROBATCHES, data, loss_fn, plan_of, program_of, seeded, source_of
+
+REPLICAS = Recipe(
+    steps=6, optimizer="adamw", learning_rate=0.01, shuffle=False, clip=0.3, accumulate=2, checkpoint_every=3
+)
+WORLD = 2
+PROGRAMS: dict[str, Program] = {}
+"""traced before the fork; each is trained once, since what a rank does not need is dropped"""
+FIFTY = Recipe(steps=50, optimizer="adamw", learning_rate=0.01, shuffle=False, clip=0.3, lr_schedule="linear")
+PIECES = Recipe(
+    steps=6, optimizer="momentum", learning_rate=0.1, shuffle=False, clip=0.3, accumulate=2, checkpoint_every=3
+)
+
+
+def train(directory: Path, rank: int, name: str, recipe: Recipe, given: object = None) -> list[StepRecord]:
+    """Trains a model on both ranks; its checkpoints go to a folder of its name."""
+    program = PROGRAMS[name]
+    plan = plan_of(program, WORLD, recipe.optimizer) if name != "replicas" else two_replicas(program)
+    device = torch.device("cpu")
+    loss, stopwatch = ScaledLoss(loss_fn, recipe.precision, device), running.stopwatch_for(device)
+    pipeline = running.DistributedPipeline(program, plan, rank, loss_fn=loss, stopwatch=stopwatch)
+    part = part_of(program, plan, pipeline.weights(), device, rank)
+    running.drop_weights(program.module, keep=set(part.weights) | set(part.unused))
+    trainer = Trainer(pipeline, part, recipe, loss, exchange=across_ranks(device), stopwatch=stopwatch)
+    seen: list[StepRecord] = []
+
+    def opened() -> object:
+        return given or data()
+
+    task = Task(
+        plan=plan, recipe=recipe, source=source_of(program.module), opened=opened, data_name="", resume=False,
+        checkpoints=directory / f"{name}-{recipe.optimizer}",
+    )
+    stopped = train_part(trainer, part, task, done=seen.append, stop=lambda: rank == 0 and len(seen) == 49)
+    assert stopped == (len(seen) == 50), "stopped with the step after the wish, by all ranks"
+    return seen
+
+
+def two_replicas(program: Program) -> Plan:
+    """The whole model on both devices, each with half of every micro-batch."""
+    plan = plan_of(program, 1)
+    (stage,) = plan.stages
+    devices = plan_of(program, 2).cluster.devices
+    return replace(
+        plan, stages=(replace(stage, devices=("cpu:0", "cpu:1"), data_parallel=2),),
+        job=replace(plan.job, batch=2 * plan.job.batch), cluster=replace(plan.cluster, devices=devices),
+    )
+
+
+def misread(directory: Path, rank: int) -> str:
+    """What a training says whose data are not the same in both processes, as if they were shuffled by chance."""
+    tokens, labels = data()
+    samples = [(tokens[index - rank], labels[index - rank]) for index in range(len(tokens))]
+    try:
+        train(directory, rank, "other", PIECES, samples)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
+def main(directory: Path, rank: int) -> None:
+    """All cases, one after the other."""
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+    )
+    pieces = train(directory, rank, "more", PIECES)
+    replicas = train(directory, rank, "replicas", REPLICAS)
+    losses = {name: [each.loss for each in train(directory, rank, name, FIFTY)] for name in MODELS}
+    found = {
+        "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in replicas], "pieces": [each.loss for each in pieces],
+        "norms": [each.gradient_norm for each in pieces],
+    }  # fmt: skip
+    torch.save(found, directory / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def fork(directory: Path) -> int:
+    """Runs the ranks as children; how many failed."""
+    torch.set_num_threads(1)
+    more = {"more": program_of(seeded("tied")), "replicas": program_of(seeded("tied"), NUM_MICROBATCHES * 2)}
+    more["other"] = program_of(seeded("chain"))
+    PROGRAMS.update({name: program_of(seeded(name)) for name in MODELS} | more)
+    children = []
+    for rank in range(WORLD):
+        child = os.fork()
+        if not child:
+            try:
+                main(directory, rank)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+
+
+if __name__ == "__main__":
+    sys.exit(fork(Path(sys.argv[1])))
