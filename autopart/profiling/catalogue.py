@@ -10,12 +10,11 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from itertools import combinations
 from pathlib import Path
-from typing import Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict
 
 from autopart.errors import DeviceError
+from autopart.profiling.rows import FigureRow, Row
 from autopart.schema.device import Cluster, Figure, Kind, LinkKind, Peak
 from autopart.units import parse_bytes, parse_bytes_per_second, parse_flops_per_second, parse_seconds
 
@@ -25,17 +24,7 @@ MEMORY_TOLERANCE = 0.12
 """A card reports this much more or less memory than its data sheet says (ECC, GB for GiB)."""
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _FigureRow(_Row):
-    value: str | float
-    source: str
-    confidence: Literal["high", "medium", "low"]
-
-
-class _KindRow(_Row):
+class _KindRow(Row):
     name: str
     vendor: str
     architecture: str
@@ -43,29 +32,29 @@ class _KindRow(_Row):
     torch_names: tuple[str, ...] = ()
     link: str
     host_link: str
-    memory: _FigureRow
-    bandwidth: _FigureRow
-    peaks: Mapping[str, _FigureRow]
-    link_bandwidth: _FigureRow | None = None
-    tdp_watts: _FigureRow | None = None
-    num_units: _FigureRow | None = None
-    price_usd: _FigureRow | None = None
-    rent_usd_per_hour: _FigureRow | None = None
+    memory: FigureRow
+    bandwidth: FigureRow
+    peaks: Mapping[str, FigureRow]
+    link_bandwidth: FigureRow | None = None
+    tdp_watts: FigureRow | None = None
+    num_units: FigureRow | None = None
+    price_usd: FigureRow | None = None
+    rent_usd_per_hour: FigureRow | None = None
 
 
-class _KindFile(_Row):
+class _KindFile(Row):
     sources: Mapping[str, str]
     kinds: tuple[_KindRow, ...]
 
 
-class _LinkRow(_Row):
+class _LinkRow(Row):
     name: str
-    latency: _FigureRow
-    bandwidth: _FigureRow
-    efficiency: _FigureRow
+    latency: FigureRow
+    bandwidth: FigureRow
+    efficiency: FigureRow
 
 
-class _LinkFile(_Row):
+class _LinkFile(Row):
     sources: Mapping[str, str]
     links: tuple[_LinkRow, ...]
 
@@ -172,10 +161,10 @@ def _profiles() -> Traversable:
 
 
 def _read_kind(row: _KindRow, sources: Mapping[str, str]) -> Kind:
-    def plain(figure: _FigureRow | None) -> Figure | None:
+    def plain(figure: FigureRow | None) -> Figure | None:
         return None if figure is None else _figure(figure, float(figure.value), sources)
 
-    def rate(figure: _FigureRow | None) -> Figure | None:
+    def rate(figure: FigureRow | None) -> Figure | None:
         return None if figure is None else _figure(figure, parse_bytes_per_second(figure.value), sources)
 
     return Kind(
@@ -199,7 +188,7 @@ def _read_kind(row: _KindRow, sources: Mapping[str, str]) -> Kind:
     )
 
 
-def _figure(row: _FigureRow, value: float, sources: Mapping[str, str]) -> Figure:
+def _figure(row: FigureRow, value: float, sources: Mapping[str, str]) -> Figure:
     return Figure(value=value, source=sources[row.source], confidence=row.confidence)
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
-from typing import Literal
-
-from pydantic import BaseModel, ConfigDict
 
 from autopart.errors import UsageError
 from autopart.profiling.catalogue import read_shipped
+from autopart.profiling.rows import FigureRow, Row
 from autopart.schema.device import Device, Overhead
 from autopart.units import format_bytes, parse_bytes
 
@@ -20,24 +18,14 @@ NONE = ("CPU", "Apple")
 """vendors of devices without a context of their own"""
 
 
-class _Row(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class _FigureRow(_Row):
-    value: str | float
-    source: str
-    confidence: Literal["high", "medium", "low"]
-
-
-class _OverheadRow(_Row):
+class _OverheadRow(Row):
     vendor: str
-    context: _FigureRow
-    segments: _FigureRow
-    fragmentation: _FigureRow
+    context: FigureRow
+    segments: FigureRow
+    fragmentation: FigureRow
 
 
-class _OverheadFile(_Row):
+class _OverheadFile(Row):
     sources: Mapping[str, str]
     overheads: tuple[_OverheadRow, ...]
 
