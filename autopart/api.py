@@ -6,7 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -164,19 +164,23 @@ def split(
 def pipeline(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
     plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, optimizer: str | None = None, verify: bool = True,
-    compress: CodecName | None = None,
+    compress: CodecName | None = None, compress_gradients: Literal["none", "fp16", "bf16"] = "none", prefetch: int = 0,
 ) -> running.LocalPipeline | running.DistributedPipeline:  # fmt: skip
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
 
     ``args`` and ``kwargs`` are of a whole batch; ``step`` takes the same.  Unless ``verify`` is False, the plan's
     stages are compared with the unsplit model first, all of them where its weights are.  ``compress`` (none, fp16,
-    bf16, int8, topk) encodes what goes from device to device; None: as planned.
+    bf16, int8, topk) encodes what goes from device to device; None: as planned.  Under torchrun ``compress_gradients``
+    (fp16, bf16) encodes the gradients of replicas, and receives are posted ``prefetch`` computations early.
 
     Raises:
         MismatchError: the stages do not do what the model does.
     """
     program = _program(plan, _source(model, args, kwargs), verify)
-    return running.pipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress)
+    return running.pipeline(
+        program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress,
+        compress_gradients=compress_gradients, prefetch=prefetch,
+    )  # fmt: skip
 
 
 def fit(

@@ -29,8 +29,8 @@ LEVELS = {
     **dict.fromkeys(("architectures", "batchlaw", "devicesearch", "modelsource", "usercode"), 2),
     **dict.fromkeys(("codecs", "compression"), 2),
     **dict.fromkeys(ROOMS, 3),
-    **dict.fromkeys(("api", "comparing", "doctor", "explaining", "ranking", "sizes", "tracecache", "training", "verbs"), 4),
-    "runs": 4,
+    **dict.fromkeys(("api", "comparing", "doctor", "explaining", "ranking", "sizes", "tracecache", "verbs"), 4),
+    **dict.fromkeys(("runs", "training"), 4),
     "cli": 5,
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from autopart.planning.codecs import codecs_of
 from autopart.planning.costs import Layout
-from autopart.planning.groups import group_devices, link_between
+from autopart.planning.groups import LinkIndex, group_devices
 from autopart.planning.memory import MemoryTerms, Rules, memory_terms, num_in_flight
 from autopart.planning.tables import Crossing, crossing_at, facts_table
 from autopart.planning.wishes import wished_cuts
@@ -43,9 +43,9 @@ def recut(
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     terms = memory_terms(facts_table(candidate.graph, ends), rules)
     crossing = crossing_at(candidate.graph, ends, gradients=rules.training, codecs=codecs_of(job, cluster))
-    layouts = []
+    layouts, index = [], LinkIndex(cluster)
     for devices in sequences:
-        filled = _tightest(candidate, cluster, devices, ends, terms, rules, crossing)
+        filled = _tightest(candidate, index, devices, ends, terms, rules, crossing)
         if filled:
             layouts.append(Layout(
                 num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=filled,
@@ -55,7 +55,7 @@ def recut(
 
 
 def _tightest(
-    candidate: Candidate, cluster: Cluster, devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms,
+    candidate: Candidate, links: LinkIndex, devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms,
     rules: Rules, crossing: Crossing,
 ) -> tuple[int, ...]:
     """Boundaries under the least limit that works, () if none does."""
@@ -65,7 +65,7 @@ def _tightest(
         rows = zip(kind.forward_seconds, kind.backward_seconds, strict=True)
         sums = [0.0, *accumulate((forward + backward * rules.training) / device.speed for forward, backward in rows)]
         elapsed.append(np.asarray(sums)[list(ends)])
-        link = link_between(cluster, devices[index - 1], device) if index else None
+        link = links.between(devices[index - 1], device) if index else None
         none = np.full(len(ends), np.inf if index else 0.0)
         receives.append(none if link is None else crossing.seconds(link))
     best: tuple[int, ...] = ()

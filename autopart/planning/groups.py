@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from autopart.schema.device import Cluster, Device, Link
 
-__all__ = ["Group", "group_devices", "link_between", "link_classes", "links_within"]
+__all__ = ["Group", "LinkIndex", "group_devices", "link_between", "link_classes", "links_within"]
 
 Terms = tuple[float, float] | None
 """latency and bandwidth of a link; None: not connected"""
@@ -40,6 +41,29 @@ class Group:
         return self.device.rent_usd_per_hour or 0.0
 
 
+class LinkIndex:
+    """The link rules of a cluster by what they name: the same answers as ``link_between``, however many there are."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._links = cluster.links
+        self._first: dict[tuple[str, str, str], int] = {}
+        for number, link in enumerate(cluster.links):
+            for ends in (link.ends, link.ends[::-1]):
+                self._first.setdefault((link.level, *ends), number)
+
+    def between(self, one: Device, other: Device) -> Link | None:
+        """The first rule that speaks of two different devices, or None if nothing connects them."""
+        names = {"device": (one.name, other.name), "node": (one.node, other.node)}
+        if one.node == other.node:
+            names["kind"] = (one.kind, other.kind)
+        found = (
+            self._first.get((level, near, far))
+            for level, ends in names.items() for near in (ends[0], "*") for far in (ends[1], "*")
+        )
+        first = min((number for number in found if number is not None), default=None)
+        return None if first is None else self._links[first]
+
+
 def link_between(cluster: Cluster, one: Device, other: Device) -> Link | None:
     """The link of two different devices, or None if nothing connects them."""
     try:
@@ -48,6 +72,7 @@ def link_between(cluster: Cluster, one: Device, other: Device) -> Link | None:
         return None
 
 
+@lru_cache(maxsize=32)
 def group_devices(cluster: Cluster, apart: frozenset[str] = frozenset()) -> tuple[Group, ...]:
     """The groups of a cluster, in the order of their first devices; devices named in ``apart`` are alone in theirs.
 
@@ -101,15 +126,17 @@ def _terms(link: Link | None) -> Terms:
     return None if link is None else (link.latency_seconds, link.bandwidth_bytes_per_second)
 
 
+@lru_cache(maxsize=32)
 def links_within(cluster: Cluster, groups: tuple[Group, ...]) -> tuple[tuple[Link | None, ...], ...]:
     """Entry [h][g] is the link between a device of group h and another one of group g (None: not connected)."""
-    return tuple(tuple(_group_link(cluster, source, target) for target in groups) for source in groups)
+    index = LinkIndex(cluster)
+    return tuple(tuple(_group_link(index, source, target) for target in groups) for source in groups)
 
 
-def _group_link(cluster: Cluster, source: Group, target: Group) -> Link | None:
+def _group_link(index: LinkIndex, source: Group, target: Group) -> Link | None:
     if source is target:
-        return link_between(cluster, source.devices[0], source.devices[1]) if source.size > 1 else None
-    return link_between(cluster, source.device, target.device)
+        return index.between(source.devices[0], source.devices[1]) if source.size > 1 else None
+    return index.between(source.device, target.device)
 
 
 def link_classes(

@@ -35,6 +35,8 @@ def layer_cache_bytes(graph: Graph, first: int = 0, last: int | None = None) -> 
 
 
 def _layer_bytes(layer: Layer, batch_size: int) -> int:
+    if layer.cache_bytes_per_token is not None:
+        return layer.cache_bytes_per_token
     fused = [work for work in layer.work if work.family == "attention" and len(work.shape) == 4]
     return sum(
         cache_bytes_per_token(work.num_calls, -(-work.shape[0] // batch_size), work.shape[3], ELEMENT_BYTES[work.dtype])

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autopart.planning.groups import Group, group_devices, link_between, link_classes, links_within
+from autopart.planning.groups import Group, LinkIndex, group_devices, link_classes, links_within
 from autopart.schema.device import Cluster, Device, Link
 
 __all__ = ["devices_along", "has_many_groups", "merged_nodes", "whole_nodes"]
@@ -106,6 +106,7 @@ def _given(
     free: list[list[Device]] = [list(group.devices) for group in group_devices(cluster)]
     kinds = [kind_of.get(devices[0].name, -1) for devices in free]
     chosen: dict[int, tuple[Device, ...]] = {}
+    links = LinkIndex(cluster)
     for at in order:
         group, width = stages[at]
         rest = sum(r for later, (g, r) in enumerate(stages) if g == group and later not in chosen)
@@ -113,15 +114,15 @@ def _given(
         if not roomy:
             return ()
         before = chosen[at - 1][0] if at - 1 in chosen else None
-        place = min(roomy, key=lambda place: _worth(cluster, before, free[place], rest))
+        place = min(roomy, key=lambda place: _worth(links, before, free[place], rest))
         chosen[at] = tuple(free[place][:width])
         free[place] = free[place][width:]
     return tuple(chosen[at] for at in range(len(stages)))
 
 
-def _worth(cluster: Cluster, before: Device | None, devices: list[Device], rest: int) -> tuple[float, float, int, int]:
+def _worth(links: LinkIndex, before: Device | None, devices: list[Device], rest: int) -> tuple[float, float, int, int]:
     """The shortest way from the stage before, then the node that the rest of the group's stages just goes into."""
-    link = None if before is None else link_between(cluster, before, devices[0])
+    link = None if before is None else links.between(before, devices[0])
     away = before is not None and link is None
     slow = 0.0 if link is None else 1 / link.bandwidth_bytes_per_second
     lack = max(rest - len(devices), 0)

@@ -37,7 +37,7 @@ class Rules:
         """The rules of a job once schedule and micro-batches are chosen; without a cluster those of an accelerator."""
         overheads = [device.overhead for device in cluster.devices] if cluster else []
         return Rules(
-            training=job.mode == "train", schedule=schedule, num_microbatches=num_microbatches,
+            training=job.mode == "train", schedule=schedule, num_microbatches=max(1, num_microbatches // job.rounds),
             optimizer=job.optimizer, master_weights=job.master_weights,
             multi_tensor=cluster is None or any(device.backend != "cpu" for device in cluster.devices),
             fragmentation_permille=max((each.fragmentation_permille for each in overheads), default=0),

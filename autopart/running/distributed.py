@@ -25,7 +25,7 @@ from autopart.running.mesh import check_groups, make_mesh, process_device, proce
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
 from autopart.running.microbatchloss import MicrobatchLoss
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
-from autopart.running.schedules import make_schedule
+from autopart.running.schedules import make_prefetching
 from autopart.running.stageparts import make_parts
 from autopart.running.stages import (
     Feed,
@@ -67,6 +67,8 @@ class DistributedPipeline:
         compress_gradients: what replicas' gradients travel as; other than "none" it changes them.
         limits: a file that all ranks share, to slow the links down that the plan's cluster gives; see
             docs/emulation.md.
+        prefetch: how many computations before it is needed a receive is posted; where that is not possible it is
+            when it is needed, and ``notes`` says so.  Plans are simulated without.
 
     Raises:
         RunError: the plan is not of this model, its groups cannot be run, or the process group has another size than
@@ -86,6 +88,7 @@ class DistributedPipeline:
         compress: CodecName | None = None,
         compress_gradients: GradientCodec = "none",
         limits: Path | None = None,
+        prefetch: int = 0,
     ) -> None:
         _check_group(plan)
         self._program, self._plan = program, plan
@@ -112,9 +115,9 @@ class DistributedPipeline:
         self._loss = MicrobatchLoss(
             program, Objective(loss_fn), self._num_microbatches, self.stopwatch, len(plan.stages) - 1
         )
-        self._schedule = make_schedule(
+        self._schedule, self._late = make_prefetching(
             plan.schedule.name, plan.ranks, self._stages, self._num_microbatches,
-            self._loss if self._training else None,
+            self._loss if self._training else None, prefetch,
         )
         parameters = (weight for weight in self._weights.values() if isinstance(weight, nn.Parameter))
         trainable = {id(weight): weight for weight in parameters if weight.requires_grad}
@@ -154,7 +157,7 @@ class DistributedPipeline:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how this is run."""
-        return (*self._loss.objective.notes, *self._parts.notes)
+        return tuple(filter(None, (*self._loss.objective.notes, *self._parts.notes, self._late)))
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """This process's parameters and buffers, by their names in the user's model; a tied one by one of its names.

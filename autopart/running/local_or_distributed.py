@@ -7,6 +7,7 @@ import os
 import torch.distributed as dist
 
 from autopart.program import Program
+from autopart.running.dataparallel import GradientCodec
 from autopart.running.distributed import DistributedPipeline
 from autopart.running.group import join_group
 from autopart.running.local import LocalPipeline
@@ -26,6 +27,8 @@ def pipeline(
     loss_fn: LossFunction | None = None,
     optimizer: OptimizerChoice = None,
     compress: CodecName | None = None,
+    compress_gradients: GradientCodec = "none",
+    prefetch: int = 0,
     group_timeout_seconds: float = 600.0,
 ) -> LocalPipeline | DistributedPipeline:
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
@@ -38,6 +41,8 @@ def pipeline(
         loss_fn: called with the model's output and the targets.
         optimizer: a name of the job, or a function of the trainable parameters; without one gradients accumulate.
         compress: a codec for what crosses from device to device, instead of what the plan says.
+        compress_gradients: what the gradients of data-parallel replicas travel as: fp16, bf16 (NCCL only) or none.
+        prefetch: how many computations before it is needed a rank posts a receive (gloo only).
         group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
 
     Raises:
@@ -48,4 +53,7 @@ def pipeline(
     rank = int(os.environ["RANK"])
     if not dist.is_initialized() and rank < len(process_devices(plan)):
         join_group(process_device(plan, rank), group_timeout_seconds)
-    return DistributedPipeline(program, plan, rank, loss_fn=loss_fn, optimizer=optimizer, compress=compress)
+    return DistributedPipeline(
+        program, plan, rank, loss_fn=loss_fn, optimizer=optimizer, compress=compress,
+        compress_gradients=compress_gradients, prefetch=prefetch,
+    )  # fmt: skip

@@ -10,9 +10,10 @@ from torch.distributed.pipelining import PipelineStage, schedules
 
 from autopart.errors import RunError
 from autopart.orders import Action, Deed, orders_of, torch_name
+from autopart.running.prefetch import Step, can_prefetch, with_messages
 from autopart.schema.job import ScheduleName
 
-__all__ = ["Schedule", "make_schedule"]
+__all__ = ["Schedule", "make_prefetching", "make_schedule"]
 
 Loss = Callable[..., torch.Tensor]
 
@@ -53,6 +54,65 @@ def make_schedule(
         (stage,) = stages
         return kind(stage, num_microbatches, **words)  # type: ignore[no-any-return]
     return kind(list(stages), num_microbatches, **words)  # type: ignore[no-any-return]
+
+
+def make_prefetching(
+    name: ScheduleName, owners: tuple[int, ...], stages: Sequence[PipelineStage], num_microbatches: int,
+    loss: Loss | None, ahead: int,
+) -> tuple[Schedule, str]:  # fmt: skip
+    """As ``make_schedule``, with receives posted ``ahead`` computations early; else the usual one, and why.
+
+    Args:
+        name: of the schedule.
+        owners: the rank of every stage of the pipeline.
+        stages: those of this rank.
+        num_microbatches: of a step.
+        loss: None for inference.
+        ahead: 0: the usual schedule.
+    """
+    why = ""
+    if not can_prefetch(owners):
+        why = "a device has several stages, whose messages would come in another order than they are expected in"
+    elif stages[0].device.type == "cuda":
+        why = "NCCL works in the order of posting, so that a receive posted early holds up the sends behind it"
+    elif ahead:
+        try:
+            return _prefetching(name, owners, list(stages), num_microbatches, loss, ahead), ""
+        except (AttributeError, TypeError, AssertionError) as error:
+            why = f"torch {torch.__version__} does not take such an order ({error})"
+    note = f"Receives are posted when they are needed, not {ahead} computations before: {why}." if ahead else ""
+    return make_schedule(name, owners, stages, num_microbatches, loss), note
+
+
+def _prefetching(
+    name: ScheduleName, owners: tuple[int, ...], stages: list[PipelineStage], num_microbatches: int,
+    loss: Loss | None, ahead: int,
+) -> Schedule:  # fmt: skip
+    runtime = schedules._PipelineScheduleRuntime(  # type: ignore[no-untyped-call]
+        stages, num_microbatches, loss_fn=loss, scale_grads=False
+    )
+    orders = orders_of(name if loss is not None else "gpipe", owners, num_microbatches)
+    if loss is None:
+        orders = tuple(tuple(action for action in order if action.deed == "forward") for order in orders)
+    runtime._prepare_schedule_with_comms(
+        {
+            rank: [_step(step) for step in with_messages(order, len(owners), ahead)]
+            for rank, order in enumerate(orders)
+        },
+        format="compute_comms",
+    )
+    return runtime
+
+
+def _step(step: Step) -> Any:
+    if isinstance(step, Action):
+        return _action(step)
+    kinds = schedules._ComputationType
+    kind = {
+        ("recv", "forward"): kinds.RECV_F, ("send", "forward"): kinds.SEND_F,
+        ("recv", "backward"): kinds.RECV_B, ("send", "backward"): kinds.SEND_B,
+    }  # fmt: skip
+    return schedules._Action(step[2], kind[step[:2]], step[3])
 
 
 def _table(

@@ -66,6 +66,8 @@ class Layer:
     values, temporaries, and a weight's new gradient until it is added to the one that is there; 0: not known"""
     first_backward_bytes: int = 0
     """the same where no weight has a gradient yet, so that the new ones stay"""
+    cache_bytes_per_token: int | None = None
+    """keys and values of one token of a sequence, where that is known; None: by its fused attention"""
 
     @property
     def flops(self) -> int:

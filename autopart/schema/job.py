@@ -42,6 +42,9 @@ class Job:
     """of every sequence, prompt and answer, whose keys and values are kept; 0: no text is generated"""
     cache_sequences: int = 0
     """that are generated at once"""
+    rounds: int = 1
+    """times that the same micro-batches go through in a step, as where tokens are generated one after the other: no
+    more than a round of them is kept"""
     dtype: str | None = None
     """data type the model was cast to; None: as built"""
     objective: Objective = "throughput"
@@ -86,6 +89,8 @@ class Job:
             raise ValueError("tensor-parallel and data-parallel must be at least 1")
         if min(self.cache_tokens, self.cache_sequences) < 0 or (self.cache_tokens > 0) != (self.cache_sequences > 0):
             raise ValueError("a cache of keys and values takes both, tokens and sequences, at least 1")
+        if self.rounds < 1 or (self.rounds > 1 and (self.mode == "train" or self.batch % self.rounds)):
+            raise ValueError(f"a batch of {self.batch} does not divide into {self.rounds} rounds of inference")
         if self.cache_tokens and self.mode == "train":
             raise ValueError("training keeps no cache of keys and values")
         if self.mode == "infer" and self.recompute != "never":

@@ -7,6 +7,7 @@ from typing import Literal
 
 from autopart.schema.codec import CodecName
 from autopart.schema.device import Cluster
+from autopart.schema.generation import Generation
 from autopart.schema.job import Job, Method, ScheduleName
 
 __all__ = [
@@ -261,6 +262,8 @@ class Plan:
     origin: Origin
     checks: tuple[Check, ...] = ()
     """empty: nothing was checked (``--no-verify``)"""
+    generation: Generation | None = None
+    """where text is generated (``--mode generate``), what that gives; a sample of the job is a token then"""
 
     def __post_init__(self) -> None:
         if [stage.index for stage in self.stages] != list(range(len(self.stages))) or not self.stages:

@@ -158,6 +158,7 @@ class _Session:
             spec, num_threads=num_threads, progress=silent, what="training", module="autopart.training.rank"
         ) as ranks:
             ranks.wait(watch=watch)
+        watch()  # the last steps
         return tuple(
             store.load(TrainResult, running.result_path(place, rank)) for rank in range(len(spec.devices))
         )

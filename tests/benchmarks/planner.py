@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from autopart.planning import plan
@@ -22,6 +23,7 @@ from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 from tests.benchmarks.chains import Shape, cluster_of, jittered_chain, transformer
 
+OBJECTIVES = ("throughput", "latency", "cost", "memory", "devices")
 FOUR = ("h100", "a100", "a10", "l4")
 FIVE = (*FOUR, "v100")
 THREE = ("a100", "a100-40", "v100")
@@ -71,6 +73,12 @@ def _huge() -> Case:
     }
 
 
+def _nodes(objective: str) -> Case:
+    """Forty devices of five kinds in twenty nodes of two, ten times as quick inside as between them."""
+    words = {"objective": objective}
+    return jittered_chain(96, FIVE, 64), cluster_of(dict.fromkeys(FIVE, 8), per_node=2), words
+
+
 CASES: dict[str, tuple[float, float, Callable[[], Case]]] = {
     "96 layers x 64, training": (1e-3, 5.0, _wide),
     "96 x 64, dp x tp x recompute": (5e-3, 15.0, _parallel),
@@ -81,6 +89,7 @@ CASES: dict[str, tuple[float, float, Callable[[], Case]]] = {
     ),
     "82 layers x 16, 1F1B memory": (5e-3, 30.0, _memory),
     "126 layers x 1024": (1e-2, 60.0, _huge),
+    **{f"96 x 40 in 20 nodes, {objective}": (1e-2, 60.0, partial(_nodes, objective)) for objective in OBJECTIVES},
 }
 
 

@@ -105,6 +105,10 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "run": ["--json", "--layers", "--output", "--single", "--steps", "--warmup"],
         "schema": [],
         "trace": ["--batch", "--dtype", "--json", "--mode"],
+        "train": sorted(["--accumulate", "--checkpoint-every", "--checkpoints", "--clip", "--data", "--elastic",
+                         "--hang-timeout", "--json", "--keep", "--lr", "--lr-floor", "--lr-schedule", "--lr-warmup",
+                         "--metrics", "--most-recoveries", "--optimizer", "--output", "--precision", "--resume",
+                         "--returns", "--seed", "--shuffle", "--steps", "--weight-decay"]),
         "verify": ["--json"],
     }
 

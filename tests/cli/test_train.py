@@ -48,6 +48,7 @@ def unsplit_losses() -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # 35 s of processor time; on a busy machine that is minutes
 def test_a_rank_that_is_killed_costs_no_step_and_no_sample(
     plan_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
-from autopart.planning.groups import group_devices, links_within
+from dataclasses import replace
+from itertools import permutations
+from typing import Literal
+
+from autopart.planning.groups import LinkIndex, group_devices, link_between, links_within
 from autopart.schema.device import Cluster
 from tests.planning.problems import cluster, device, link
 
@@ -41,3 +45,23 @@ def test_a_device_of_a_wish_is_alone_wherever_it_stands() -> None:
         groups = group_devices(three, frozenset({name}))
         assert sorted(group.size for group in groups) == [1, 2]
         assert [group.device.name for group in groups if group.size == 1] == [name]
+
+
+def test_the_index_of_links_finds_the_rule_that_the_cluster_finds() -> None:
+    rules = tuple(
+        replace(link(bandwidth=10.0 ** (9 - at), ends=ends), level=level)
+        for at, (level, ends) in enumerate(LEVELS)
+    )
+    devices = tuple(
+        device(f"{kind}{node}{n}", kind=kind, node=node) for kind in ("x", "y") for node in "pq" for n in range(2)
+    )
+    for order in permutations(rules, 4):
+        here = Cluster(devices=devices, links=order)
+        index = LinkIndex(here)
+        for one, other in permutations(devices, 2):
+            assert index.between(one, other) is link_between(here, one, other)
+
+
+LEVELS: tuple[tuple[Literal["device", "kind", "node"], tuple[str, str]], ...] = (
+    ("device", ("xp0", "yq1")), ("kind", ("x", "*")), ("node", ("p", "q")), ("node", ("*", "*")), ("node", ("p", "p")),
+)

@@ -21,7 +21,7 @@ from tests.planning.problems import all_options, candidate, chain, cluster, devi
 
 Problem = tuple[Candidate, Cluster, Job]
 
-thorough = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 TRAINED: tuple[Objective, ...] = ("cost", "memory", "devices")
@@ -102,7 +102,7 @@ def test_the_least_latency_within_a_price_is_found(problem: Problem) -> None:
     agrees(problem)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(TRAINED).flatmap(lambda name: priced(name, training=True)))
 def test_in_training_bounds_hold(problem: Problem) -> None:
     """The simulated step, which limits are about, can be shorter or longer than the formula, which is proven."""

@@ -16,7 +16,7 @@ from tests.planning.problems import best_by_brute_force, candidate, chain, clust
 
 Problem = tuple[Candidate, Cluster, Job]
 
-thorough = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 SOLVERS: tuple[SolverName, ...] = ("cbc", "highs")

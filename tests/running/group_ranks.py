@@ -43,11 +43,13 @@ class Case:
     optimizer: Optimizer = "none"
     codec: GradientCodec = "none"
     training: bool = True
+    prefetch: int = 0
 
     @property
     def name(self) -> str:
         groups = "+".join(f"{data}x{tensor}" for data, tensor in self.groups)
-        words = [self.schedule, self.model, self.optimizer, self.codec, "train" if self.training else "infer"]
+        words = [self.schedule, self.model, self.optimizer, self.codec, "train" if self.training else "infer",
+                 f"prefetch {self.prefetch}" if self.prefetch else "none"]  # fmt: skip
         return " ".join([groups, *(word for word in words if word != "none")])
 
 
@@ -57,6 +59,8 @@ CASES = {
     2: (
         *(Case(((1, 2),), schedule, "blocks") for schedule in SCHEDULES),
         *(Case(((2, 1),), schedule, "blocks") for schedule in SCHEDULES if schedule != "zero-bubble"),
+        *(Case(((1, 1), (1, 1)), schedule, "blocks", prefetch=2) for schedule in ("1f1b", "zero-bubble")),
+        Case(((1, 1), (1, 1)), "gpipe", "blocks", training=False, prefetch=9),
         *(Case(((1, 2),), "1f1b", model) for model in MODELS if model != "blocks"),
         *(Case((group,), "1f1b", "blocks", "adamw") for group in ((1, 2), (2, 1))),
         Case(((2, 1),), "1f1b", "blocks", codec="fp16"),
@@ -68,7 +72,7 @@ CASES = {
         *(Case(PAIRS[kind], "gpipe", "blocks", training=False) for kind in PAIRS),
         Case(((2, 2),), "1f1b", "fused", "momentum"),
         Case(((1, 1), (1, 2), (1, 1)), "zero-bubble", "blocks"), Case(((1, 3), (1, 1)), "1f1b", "blocks"),
-        Case(PAIRS["tp"], "1f1b", "fused"),
+        Case(PAIRS["tp"], "1f1b", "fused"), Case(((1, 1),) * 4, "interleaved", "blocks", prefetch=1),
     ),
 }  # fmt: skip
 
@@ -118,7 +122,8 @@ def figures_of(case: Case, rank: int) -> dict[str, float | str]:
     program.module.zero_grad()
     batches = [tuple(tokens_of(plan.job.batch, seed + step) for seed in (1, 3)) for step in range(2)]
     pipeline = DistributedPipeline(
-        program, plan, rank, loss_fn=loss_of, optimizer=case.optimizer, compress_gradients=case.codec
+        program, plan, rank, loss_fn=loss_of, optimizer=case.optimizer, compress_gradients=case.codec,
+        prefetch=case.prefetch,
     )
     found: dict[str, float | str] = {"notes": " ".join(pipeline.notes)}
     if not case.training:
@@ -150,7 +155,8 @@ def stepped(
         total = torch.zeros(())
         if steps is not None:
             steps.zero_grad()
-        pairs = list(zip(*(torch.split(each, SHARE) for each in (tokens, target)), strict=True))  # batch normalisation sees shares
+        # batch normalisation sees shares
+        pairs = list(zip(*(torch.split(each, SHARE) for each in (tokens, target)), strict=True))
         for each, labels in pairs:
             part = loss_of(model(each), labels) / len(pairs)
             torch.autograd.backward(part)
@@ -175,7 +181,7 @@ def work(directory: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
-        timeout=timedelta(seconds=20),
+        timeout=timedelta(seconds=60),
     )
     found: dict[str, dict[str, float | str]] = {}
     for case in CASES[world]:

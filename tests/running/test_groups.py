@@ -4,17 +4,21 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from autopart.errors import RunError
+from autopart.running.layertimes import with_layer_seconds
 from autopart.running.mesh import check_groups
+from autopart.running.summary import summarize
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
 from tests.running.group_ranks import CASES, SHARE, Case, make_group_plan
 from tests.running.groupmodels import MODELS, tokens_of
+from tests.running.test_summary import result
 
 TOLERANCE = 1e-12
 """of float64; in float32 the same sums in another order differ by some 1e-7 to 1e-6"""
@@ -28,7 +32,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Figures]]:
     """What all ranks of all cases found; one launch for all of them."""
     directory = tmp_path_factory.mktemp("groups")
     command = [sys.executable, "-m", "tests.running.group_ranks", str(directory)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=300, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=580, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return {
         world: [json.loads((directory / f"{world}.{rank}.json").read_text()) for rank in range(world)]
@@ -107,3 +111,24 @@ def test_unequal_numbers_of_replicas_are_refused() -> None:
     stages = (dataclasses.replace(plan.stages[0], data_parallel=1, tensor_parallel=2), plan.stages[1])
     with pytest.raises(RunError, match=r"^the plan has stages of 1 and of 2 replicas"):
         check_groups(dataclasses.replace(plan, stages=stages), training=True)
+
+
+def test_a_stage_of_two_devices_is_measured_as_the_first_ran_it_with_the_most_memory() -> None:
+    plan = group_plan(((1, 2), (1, 1)), "1f1b")
+    results = [
+        dataclasses.replace(result(rank, (4.0, 4.0), 1.0), peak_bytes=peak_bytes)
+        for rank, peak_bytes in enumerate((10, 20, 30))
+    ]
+    results[2] = dataclasses.replace(results[2], losses=(0.5, 0.25))
+    found = summarize(plan, results, None, "it was not asked for")
+    assert [(stage.device, stage.peak_bytes) for stage in found.stages] == [("cpu:0", 20), ("cpu:2", 30)]
+    assert found.losses == (0.5, 0.25)
+
+
+def test_layers_of_a_stage_of_two_devices_are_not_timed_one_by_one() -> None:
+    program = trace(MODELS["blocks"](), (tokens_of(SHARE, 0),), training=True)
+    plan = make_group_plan(program, Case(((1, 2),), "1f1b", "blocks"))
+    found = with_layer_seconds(
+        result(1, (4.0,), 1.0), program, plan, weight=program.weight, device=program.device, clock=time.perf_counter
+    )
+    assert found.layer_seconds == () and "several devices run it" in found.notes[-1]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import math
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopart.running.shards import Shard, join_parts, own_part, part_lengths, resectioned, reshaped
@@ -21,6 +21,7 @@ def sharded(draw: st.DrawFn) -> tuple[torch.Tensor, Shard, int]:
     return torch.arange(math.prod(shape)).reshape(shape), Shard(dim, sections), num_devices
 
 
+@settings(deadline=None)
 @given(sharded())
 def test_parts_join_to_the_whole(case: tuple[torch.Tensor, Shard, int]) -> None:
     whole, shard, num_devices = case
@@ -30,6 +31,7 @@ def test_parts_join_to_the_whole(case: tuple[torch.Tensor, Shard, int]) -> None:
         assert part.shape[shard.dim] == sum(part_lengths(shard, num_devices, index))
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_to_reshape_a_part_is_to_take_a_part_of_the_reshaped(data: st.DataObject) -> None:
     num_devices = data.draw(st.sampled_from([2, 3]))

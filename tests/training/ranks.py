@@ -88,14 +88,15 @@ def main(directory: Path, rank: int) -> None:
     """All cases, one after the other."""
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=WORLD,
+        timeout=timedelta(seconds=200),
     )
     pieces = train(directory, rank, "more", PIECES)
     replicas = train(directory, rank, "replicas", REPLICAS)
     losses = {name: [each.loss for each in train(directory, rank, name, FIFTY)] for name in MODELS}
     found = {
-        "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in replicas], "pieces": [each.loss for each in pieces],
-        "norms": [each.gradient_norm for each in pieces],
+        "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in replicas],
+        "pieces": [each.loss for each in pieces], "norms": [each.gradient_norm for each in pieces],
     }  # fmt: skip
     torch.save(found, directory / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -136,6 +136,7 @@ def test_the_plain_model_loads_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     assert resumed.losses == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_torchs_own_loader_finds_the_models_own_keys(tmp_path: Path) -> None:
     train("tied", dataclasses.replace(RECIPE, steps=2), checkpoint_directory=tmp_path)
     model = seeded("tied", 5)

@@ -13,6 +13,8 @@ from autopart.training import fit, load_checkpoint
 from tests.training.models import MODELS, data, plain_losses, plan_of, program_of, seeded, source_of
 from tests.training.ranks import FIFTY, PIECES, REPLICAS, WORLD
 
+pytestmark = pytest.mark.timeout(600)
+
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -20,7 +22,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("ranks")
     done = subprocess.run(
         [sys.executable, "-m", "tests.training.ranks", str(directory)], cwd=Path(__file__).parents[2],
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=500, check=False,
     )
     assert done.returncode == 0, done.stderr
     return directory

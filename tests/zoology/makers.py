@@ -137,6 +137,7 @@ _MAKERS: dict[str, tuple[Maker, ...]] = {
     "image_grid_thw": (_grid,),
     "grid_thw": (_grid,),
     "spatial_shapes": (_shapes,),
+    "merge_sizes": (lambda _: torch.ones(BATCH, dtype=torch.long),),
     "target_sizes": (_shapes,),
     "pixel_attention_mask": (
         lambda _: torch.ones(BATCH, math.prod(GRID), dtype=torch.long),

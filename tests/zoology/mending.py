@@ -118,6 +118,7 @@ _WANTED: dict[str, Callable[[Any], Any]] = {
     "prediction_length": lambda _: 4,
     "context_length": lambda config: _get(config, "prediction_length"),
     "out_indices": lambda config: list(range(1, number + 1))[-4:] if (number := _layers(config)) else None,
+    "default_language": lambda config: _get(config, "languages", (None,))[0],
     "vocabulary_map": lambda _: {"<image>": 5, "<|extra_200|>": 6},
 }
 

@@ -116,7 +116,7 @@ def _torchvision(name: str) -> Case:
         small = functools.partial(make, spatial_size=(64, 64), temporal_size=4)
         shapes = ((3, 4, 64, 64), (3, 16, 64, 64), (3, 16, 224, 224))
         return _first_that_runs(iter([(small, (3, 4, 64, 64)), *((make, shape) for shape in shapes)]))
-    sizes = ((3, size, size) for size in (64, 96, 224))
+    sizes = ((3, size, size) for size in (64, 96, 224, 299))
     vit = functools.partial(make, image_size=64)
     return _first_that_runs(iter([(vit, (3, 64, 64)), *((make, shape) for shape in sizes)]))
 
