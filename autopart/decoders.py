@@ -1,4 +1,4 @@
-"""What a transformers config says of its decoder: the attention of every layer, and what a token leaves in the cache."""
+"""What a transformers config says of its decoder: every layer's attention, and what a token leaves in the cache."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def _refuse_other_states(kinds: Iterable[str], config: Any, name: str) -> None:
 
 def _windows(config: Any, kinds: tuple[str, ...]) -> tuple[int | None, ...]:
     """Per layer, how far it looks back."""
-    sliding = getattr(config, "sliding_window", None)
+    sliding: int | None = getattr(config, "sliding_window", None)
     if not kinds:
         used = sliding if getattr(config, "use_sliding_window", True) else None
-        return (used,) * config.num_hidden_layers
+        return (used,) * int(config.num_hidden_layers)
     known = {"sliding_attention": sliding, "chunked_attention": getattr(config, "attention_chunk_size", None)}
     return tuple(known.get(kind) for kind in kinds)
 

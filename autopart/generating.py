@@ -30,7 +30,7 @@ MOST_ROUNDS = 64
 """tokens of every request in a step of the plan: by then what filling the pipeline takes is little"""
 
 LENGTH = 2
-"""tokens of a sequence in the traces; a single one is a case of its own to some models"""
+"""tokens of a sequence in the traces (of 3 sequences and more); a single one is a case of its own to some models"""
 
 
 def requests_of(words: dict[str, Any]) -> tuple[Requests, dict[str, Any]]:
@@ -84,8 +84,8 @@ def plan_generation(
     decoder = decoder_of(source.model, source.name)
     if decoder.most_tokens is not None and requests.context_tokens > decoder.most_tokens:
         raise UsageError(
-            f"{source.name} knows {decoder.most_tokens} positions, fewer than the {requests.prompt_tokens} of the prompt "
-            f"and {requests.new_tokens} new ones; give a shorter --prompt or --new-tokens"
+            f"{source.name} knows {decoder.most_tokens} positions, fewer than the {requests.prompt_tokens} of the "
+            f"prompt and {requests.new_tokens} new ones; give a shorter --prompt or --new-tokens"
         )
     phases = _phases(source, decoder, requests, progress, fresh)
     maker = _Maker(phases, requests, cluster, left, progress)
@@ -96,14 +96,13 @@ def plan_generation(
 
 def _phases(source: Source, decoder: Decoder, requests: Requests, progress: Progress, fresh: bool) -> Phases:
     """By traces of a few tokens and of many."""
-    few, many = 2, max(4, requests.concurrency, requests.prompt_tokens) // LENGTH
-    many = many if many > few else few + 1
+    few, many = 3, max(2 * LENGTH * LENGTH, requests.concurrency, requests.prompt_tokens) // LENGTH
     graphs = []
     for done, rows in enumerate((few, many)):
         progress("tracing", done, 2)
         graphs.append(_traced(source, rows, fresh).graph)
     progress("tracing", 2, 2)
-    law = TokenLaw(*graphs, LENGTH * few, LENGTH * many)
+    law = TokenLaw(graphs[0], graphs[1], LENGTH * few, LENGTH * many)
     return Phases(law, decoder, requests, _shapes(source.model, graphs[0]), source.name)
 
 

@@ -19,8 +19,8 @@ from autopart.tokenlaw import TokenLaw
 __all__ = ["Phases", "WeightShape", "distinct_experts", "mixed"]
 
 BITS: Mapping[WeightFormat, float] = {"int8": 8 + 16 / 128, "int4": 4 + 2 * 16 / 128}
-"""per weight: groups of 128 with a scale of 16 bits (Dettmers et al. 2022, section 2.1), four-bit ones with a zero point
-too (Frantar et al. 2023, section 4)"""
+"""per weight: groups of 128 with a scale of 16 bits, four-bit ones with a zero point too (Frantar et al. 2023,
+section 4)"""
 
 ELEMENT_BYTES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -74,7 +74,8 @@ class Phases:
         return self._finished(graph, 1, num_tokens, queries=num_tokens)
 
     def _with_last_position(self, layer: Layer, single: Layer) -> Layer:
-        heads = [work for work in layer.work if work.family == "gemm" and work.shape[2:3] == (self._decoder.vocabulary,)]
+        rows = (self._decoder.vocabulary,)
+        heads = [work for work in layer.work if work.family == "gemm" and work.shape[2:3] == rows]
         if not heads:
             return layer
         if sum(work.family == "gemm" for work in layer.work) == len(heads):
@@ -90,15 +91,15 @@ class Phases:
         for block, (first, last) in enumerate(places):
             for index in range(first, last + 1):
                 layers[index] = _without_attention(layers[index])
-            dtype = graph.layers[last].work and _attending(graph.layers[last])[0].dtype
-            work = _attention(self._decoder.attentions[block], num_requests, keys, queries, str(dtype))
+            dtype = _attending(graph.layers[last])[0].dtype
+            work = _attention(self._decoder.attentions[block], num_requests, keys, queries, dtype)
             layers[last] = replace(
                 layers[last], work=(*layers[last].work, work),
-                cache_bytes_per_token=self._cache_bytes(self._decoder.attentions[block], str(dtype)),
+                cache_bytes_per_token=self._cache_bytes(self._decoder.attentions[block], dtype),
             )
         return replace(
             graph, batch_size=num_requests,
-            layers=tuple(self._with_weights(graph, layer, tokens) for layer in layers),
+            layers=tuple(_fused(self._with_weights(graph, layer, tokens)) for layer in layers),
             weights=tuple(
                 replace(weight, bytes=self._kept_bytes(index, weight.num_elements, weight.bytes))
                 for index, weight in enumerate(graph.weights)
@@ -174,6 +175,22 @@ class Phases:
             flops=2 * num_tokens * each * rows * columns, traffic_bytes=round(read) + moved,
             shape=(max(1, round(active)), max(1, -(-num_tokens * each // max(1, round(active)))), rows, columns),
         )  # fmt: skip
+
+
+ALONE = ("gemm", "attention", "softmax", "normalization", "convolution")
+"""families with kernels of their own"""
+
+
+def _fused(layer: Layer) -> Layer:
+    """The rest of a layer as one kernel: serving engines fuse it, and launch the kernels of a token all at once."""
+    rest = [work for work in layer.work if work.family not in ALONE]
+    if not rest:
+        return layer
+    whole = Work(
+        family="elementwise", dtype=max(rest, key=lambda work: work.traffic_bytes).dtype, num_calls=1,
+        flops=sum(work.flops for work in rest), traffic_bytes=sum(work.traffic_bytes for work in rest),
+    )  # fmt: skip
+    return replace(layer, work=(*(work for work in layer.work if work.family in ALONE), whole))
 
 
 def _attending(layer: Layer) -> list[Work]:

@@ -57,14 +57,34 @@ class TokenLaw:
 
 
 def _layer(one: Layer, other: Layer, line: Line, num_tokens: int) -> Layer:
-    ones, others = sorted(one.work, key=_identity), sorted(other.work, key=_identity)
+    ones, others = _summed(one), _summed(other)
     if list(map(_identity, ones)) != list(map(_identity, others)):
         raise TracingError(f"{one.name} does other work at other numbers of tokens; use --mode infer")
     name = f"{one.signature} {other.signature} {num_tokens}"
     return replace(
-        one, work=tuple(_work(*pair, line) for pair in zip(ones, others, strict=True)), peak_bytes=line(one.peak_bytes, other.peak_bytes),
-        saved_bytes=0, signature=hashlib.sha256(name.encode()).hexdigest()[:16],
+        one, work=tuple(_work(*pair, line) for pair in zip(ones, others, strict=True)),
+        peak_bytes=line(one.peak_bytes, other.peak_bytes), saved_bytes=0,
+        signature=hashlib.sha256(name.encode()).hexdigest()[:16],
     )  # fmt: skip
+
+
+SHAPED = ("gemm", "attention", "softmax", "normalization")
+"""families whose time depends on the shape; of others calls of an operator are summed, since which of them are alike
+depends on the number of tokens"""
+
+
+def _summed(layer: Layer) -> list[Work]:
+    """The work of a layer in an order that both traces share."""
+    shaped = [work for work in layer.work if work.family in SHAPED]
+    rest: dict[tuple[object, ...], Work] = {}
+    for work in layer.work:
+        if work.family not in SHAPED:
+            sofar = rest.get(_identity(work))
+            rest[_identity(work)] = replace(work, shape=()) if sofar is None else replace(
+                sofar, num_calls=sofar.num_calls + work.num_calls, flops=sofar.flops + work.flops,
+                traffic_bytes=sofar.traffic_bytes + work.traffic_bytes,
+            )  # fmt: skip
+    return sorted([*shaped, *rest.values()], key=_identity)
 
 
 def _identity(work: Work) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from torch import nn
 
 from autopart import modelsource, profiling, splitting
 from autopart.errors import MismatchError, UsageError
+from autopart.generating import plan_generation
 from autopart.keying import fingerprint
 from autopart.modelsource import Source, with_batch
 from autopart.program import Program
@@ -72,12 +73,21 @@ def plan_source(
     ``Plan.checks`` says what came out.  Where it differs, the module at fault is planned as one layer that runs as it
     is written.
 
+    With the word mode="generate" text is generated: see ``generating.plan_generation`` for its words.
+
     Raises:
         UsageError: a word is wrong.
         TracingError: the model cannot be captured.
         InfeasibleError: no plan fits.
         MismatchError: the model, even as one layer, does not do what it does unsplit.
     """
+    if words.get("mode") == "generate":
+        cluster = profiling.read_cluster(
+            devices, max_memory=max_memory, reserve=reserve, cluster_file=cluster_file,
+            folder=modelsource.folder_of(source),
+        )
+        cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
+        return plan_generation(source, cluster, words, progress=progress)
     batch = words.pop("batch", None) or modelsource.batch_of(source)
     source = with_batch(source, batch)
     try:
@@ -190,7 +200,12 @@ def tracer_for(opaque: Sequence[str]) -> Tracer:
 
 
 def same_model(plan: Plan, model: nn.Module) -> None:
-    """Raise UsageError if the plan is of another model."""
+    """Raise UsageError if the plan is of another model, or priced and not to be run."""
+    if plan.generation is not None:
+        raise UsageError(
+            "a plan for generating text is priced, not run; export it (autopart export PLAN --to vllm), or plan "
+            "--mode infer"
+        )
     found = fingerprint(model)
     if found != plan.model.fingerprint:
         raise UsageError(

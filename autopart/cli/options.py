@@ -53,9 +53,9 @@ def optimizer_of(mode: str, optimizer: str | None) -> str:
     Raises:
         UsageError: an optimizer was asked for and there is no training.
     """
-    if mode == "infer" and optimizer not in (None, "none"):
+    if mode != "train" and optimizer not in (None, "none"):
         raise UsageError(f"--optimizer {optimizer} has no use in inference; add --mode train, or leave it out")
-    return optimizer or {"train": "adamw", "infer": "none"}[mode]
+    return optimizer or {"train": "adamw"}.get(mode, "none")
 
 
 ModelText = Annotated[str, typer.Argument(

@@ -14,7 +14,6 @@ from autopart.cli.options import (
     JsonOut,
     MaxMemory,
     Microbatches,
-    ModeName,
     OptimizerName,
     OptionalModelText,
     Output,
@@ -32,8 +31,8 @@ __all__ = ["plan"]
 
 def plan(
     model: OptionalModelText = None, devices: Devices = None, max_memory: MaxMemory = None,
-    reserve: Reserve = None, cluster_file: ClusterFile = None, mode: ModeName = "infer", batch: Batch = None,
-    microbatches: Microbatches = "auto", schedule: planoptions.ScheduleName = "auto", optimizer: OptimizerName = None,
+    reserve: Reserve = None, cluster_file: ClusterFile = None, mode: planoptions.PlanMode = "infer",
+    batch: Batch = None, microbatches: Microbatches = "auto", schedule: planoptions.ScheduleName = "auto", optimizer: OptimizerName = None,
     dtype: Dtype = None, objective: planoptions.ObjectiveName = "throughput", stages: planoptions.Stages = "auto",
     tensor_parallel: planoptions.WidestTensor = "auto", data_parallel: planoptions.WidestData = "auto",
     recompute: planoptions.RecomputeName = "never", compress: planoptions.CompressName = "none",
@@ -43,7 +42,9 @@ def plan(
     master_weights: planoptions.MasterWeights = False, budget: planoptions.MeasuringTime = None,
     max_step_time: limits.MaxStepTime = None, max_price: limits.MaxPrice = None, rent: limits.Rents = None,
     top: limits.Top = None, verify: planoptions.Verify = True, refresh: Refresh = False, workload: WorkloadFile = None,
-    contiguous: Contiguous = None, json_out: JsonOut = False, output: Output = None,
+    contiguous: Contiguous = None, prompt: planoptions.Prompt = None, new_tokens: planoptions.NewTokens = None,
+    concurrency: planoptions.Concurrency = None, weights: planoptions.WeightsName = None,
+    json_out: JsonOut = False, output: Output = None,
 ) -> None:  # fmt: skip
     """Find the fastest way to spread a model over devices that fits in their memory.
 
@@ -54,6 +55,8 @@ def plan(
     autopart plan hf:config.json --dtype bfloat16 --devices 8xh100-sxm-80gb --objective latency
 
     autopart plan model.py --devices 2xl4,4xt4 --objective cost --max-step-time 80ms --top 3
+
+    autopart plan hf:config.json --dtype float16 --devices 2xl4 --mode generate --prompt 2048 --concurrency 8
     """
     if workload is not None:
         return place_workload(
@@ -73,11 +76,16 @@ def plan(
         "max_step_seconds": None if max_step_time is None else parse_seconds(max_step_time),
         "max_usd_per_hour": None if max_price is None else limits.usd_per_hour(max_price, "--max-price"),
         "rents": limits.rents(rent), "together": planoptions.groups(together), "master_weights": master_weights,
+        **planoptions.generation_words(
+            mode, prompt_tokens=prompt, new_tokens=new_tokens, concurrency=concurrency, weights=weights
+        ),
     }
     where = {
         "devices": devices, "max_memory": tuple(max_memory or ()), "reserve": tuple(reserve or ()),
         "cluster_file": cluster_file, "budget_seconds": None if budget is None else parse_seconds(budget),
     }
+    if top is not None and mode == "generate":
+        raise UsageError("--top is not for --mode generate; leave it out")
     if top is not None:
         return _plan_top(text, job, top, json_out, output, refresh=refresh, verify=verify, **where)
     _plan_model(text, job, json_out, output, refresh=refresh, verify=verify, **where)

@@ -10,9 +10,10 @@ import typer
 from autopart.errors import UsageError
 
 __all__ = [
-    "CompressName", "Forbidden", "Gap", "MasterWeights", "MeasuringTime", "MethodName", "ObjectiveName", "Pins",
-    "RecomputeName", "ScheduleName", "SolverName", "Stages", "TimeLimit", "Together", "Verify", "WidestData",
-    "WidestTensor", "groups", "pairs",
+    "CompressName", "Concurrency", "Forbidden", "Gap", "MasterWeights", "MeasuringTime", "MethodName", "NewTokens",
+    "ObjectiveName", "Pins", "PlanMode", "Prompt", "RecomputeName", "ScheduleName", "SolverName", "Stages",
+    "TimeLimit", "Together", "Verify", "WeightsName", "WidestData", "WidestTensor", "generation_words", "groups",
+    "pairs",
 ]  # fmt: skip
 
 ScheduleName = Annotated[Literal["auto", "gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble"], typer.Option(
@@ -62,6 +63,15 @@ MasterWeights = Annotated[bool, typer.Option(
 MeasuringTime = Annotated[str | None, typer.Option(
     "--budget", metavar="TIME", help="time for measuring, 60s: the most important layers first, the rest estimated"
 )]
+PlanMode = Annotated[Literal["infer", "train", "generate"], typer.Option(
+    "--mode", help="what the model is for; generate: text, token by token (hf:DIR)"
+)]
+Prompt = Annotated[int | None, typer.Option("--prompt", min=1, help="tokens of a prompt, of --mode generate: 2048")]
+NewTokens = Annotated[int | None, typer.Option("--new-tokens", min=1, help="tokens of an answer: 256")]
+Concurrency = Annotated[int | None, typer.Option("--concurrency", min=1, help="requests that are served at once: 1")]
+WeightsName = Annotated[Literal["as-built", "int8", "int4"] | None, typer.Option(
+    "--weights", help="how --mode generate keeps the weights of products"
+)]
 Verify = Annotated[bool, typer.Option("--verify/--no-verify", help="compare the plan's split with the unsplit model")]
 
 
@@ -83,3 +93,16 @@ def pairs(texts: Sequence[str] | None, option: str) -> tuple[tuple[str, str], ..
 def groups(texts: Sequence[str] | None) -> tuple[tuple[str, ...], ...]:
     """Comma lists as tuples."""
     return tuple(tuple(text.split(",")) for text in texts or ())
+
+
+def generation_words(mode: str, **words: object) -> dict[str, object]:
+    """The words of --mode generate, those that were not given left out.
+
+    Raises:
+        UsageError: one was given for another mode.
+    """
+    given = {name: value for name, value in words.items() if value is not None}
+    if given and mode != "generate":
+        names = ", ".join(f"--{name.removesuffix('_tokens') if name == 'prompt_tokens' else name}" for name in given)
+        raise UsageError(f"{names.replace('_', '-')} is about generating text; add --mode generate, or leave it out")
+    return given

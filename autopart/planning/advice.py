@@ -205,7 +205,14 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
 def _about_proof(job: Job, optimum: Optimum, proof: Proof) -> list[PlanWarning]:
     """Where the proof falls short."""
     found = []
-    if proof.outcome == "feasible" and optimum.closed:
+    if proof.outcome == "feasible" and optimum.closed and optimum.nodes_merged:
+        found.append(PlanWarning(
+            code="gap-not-reached",
+            message=f"the plan is proven to within {proof.gap:.2%} only: there are many nodes, and the bound takes the "
+            "best link of every two kinds for all of theirs",
+            suggestion="nothing to do if the gap is small; else plan for fewer nodes, whose links are told apart",
+        ))
+    elif proof.outcome == "feasible" and optimum.closed:
         found.append(PlanWarning(
             code="beyond-the-model",
             message=f"by the objective that is proven the plan is {proof.gap:.2%} above the bound, "

@@ -48,6 +48,8 @@ class Optimum:
     remark: str
     """why another solver than the first was asked, else empty"""
     merged: bool
+    nodes_merged: bool = False
+    """the bound is of a cluster with the best link of every two kinds in place of theirs"""
     least_bound: float | None = None
     """of what is made least, where that is not time"""
 
@@ -173,7 +175,8 @@ def find_optimum(
         new = options_of(candidate, cluster, job, instance, certificate.path)
         options += new + (_on_nodes(candidate, cluster, job, instance, new, effort) if new else [])
     progress("planning", num_steps, num_steps)
-    return _collect(options, [instance for _, instance in problems], certificates)
+    found_best = _collect(options, [instance for _, instance in problems], certificates)
+    return replace(found_best, nodes_merged=any(instance.cluster != cluster for _, instance in problems))
 
 
 def _collect(options: list[Option], instances: list[Instance], certificates: list[Certificate]) -> Optimum:

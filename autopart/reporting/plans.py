@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopart.reporting.generations import generation_text
 from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
 from autopart.reporting.verifications import checks_text
 from autopart.schema.job import Job
@@ -23,6 +24,7 @@ def plan_text(plan: Plan) -> str:
     paragraphs = (
         plan.verdict,
         heading(job_line(plan), _stages(plan)),
+        heading("Generation", generation_text(plan)),
         heading("Prediction", facts(prediction_rows(plan))),
         heading("Against simpler ways", _baselines(plan)),
         heading("Proof", facts(proof_rows(plan))),
