@@ -145,7 +145,10 @@ class Phases:
             dtype = next(work.dtype for work in layer.work if work.operator == "_grouped_mm")
             works += [self._routed(graph, index, num_tokens, dtype) for index in experts]
         elif experts:
-            raise UsageError(f"{self._name}: how {layer.name} runs its experts is not known; use --mode infer")
+            raise UsageError(
+                f"{self._name}: {layer.name} does not run its experts as one grouped product; give --dtype "
+                "bfloat16, in which transformers does, or --mode infer"
+            )
         return replace(layer, work=tuple(works))
 
     def _read(self, work: Work, graph: Graph, shaped: list[int]) -> Work:

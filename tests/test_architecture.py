@@ -25,11 +25,13 @@ LEVELS = {
     **dict.fromkeys(("customgrad", "livebytes", "pythonstate", "recompute"), 1),
     **dict.fromkeys(("keying", "weightless"), 1),
     **dict.fromkeys(("opaque", "pace", "pastruns", "program", "pytrees", "restoring", "segment", "transfer"), 2),
-    "orders": 2,
+    **dict.fromkeys(("orders", "sharding"), 2),
     **dict.fromkeys(("architectures", "batchlaw", "devicesearch", "modelsource", "usercode"), 2),
     **dict.fromkeys(("codecs", "compression"), 2),
+    **dict.fromkeys(("decoders", "phases", "tokenlaw"), 2),
     **dict.fromkeys(ROOMS, 3),
     **dict.fromkeys(("api", "comparing", "doctor", "explaining", "ranking", "sizes", "tracecache", "verbs"), 4),
+    **dict.fromkeys(("generating",), 4),
     **dict.fromkeys(("runs", "training"), 4),
     "cli": 5,
 }
@@ -94,7 +96,7 @@ def test_imports_go_down_and_rooms_do_not_know_each_other(module: Path) -> None:
 def test_a_room_is_entered_by_its_door(module: Path) -> None:
     for target, line in own_imports(module):
         room = target[0]
-        if room in (*ROOMS, "keying", "orders", "training") and room != part(module) and len(target) > 1:
+        if room in (*ROOMS, "keying", "orders", "sharding", "training") and room != part(module) and len(target) > 1:
             assert not (PACKAGE / room / f"{target[1]}.py").exists(), (
                 f"{module}:{line}: import from autopart.{room}, not from autopart.{room}.{target[1]}"
             )

@@ -35,13 +35,13 @@ SEVEN: dict[str, Any] = {
 """Llama 2 7B with four of its 32 layers, which are all alike"""
 MIXTRAL: dict[str, Any] = {
     **SEVEN, "model_type": "mixtral", "num_hidden_layers": 2, "num_key_value_heads": 8, "intermediate_size": 14336,
-    "num_local_experts": 8, "num_experts_per_tok": 2,
+    "num_local_experts": 8, "num_experts_per_tok": 2, "vocab_size": 512,
 }
 
 
-def source(folder: Path, config: dict[str, Any]) -> Source:
+def source(folder: Path, config: dict[str, Any], dtype: str = "float16") -> Source:
     (folder / "config.json").write_text(json.dumps(config))
-    return modelsource.load(f"hf:{folder}", dtype="float16")
+    return modelsource.load(f"hf:{folder}", dtype=dtype)
 
 
 def phases(model: Source, **words: Any) -> Phases:
@@ -124,7 +124,7 @@ def test_a_window_bounds_what_is_kept_and_looked_at(tmp_path: Path) -> None:
 
 
 def test_a_mixture_reads_the_experts_that_are_routed_to(tmp_path: Path) -> None:
-    both = phases(source(tmp_path, MIXTRAL))
+    both = phases(source(tmp_path, MIXTRAL, "bfloat16"))
 
     def expert_bytes(num_requests: int) -> int:
         graph = both.decode(num_requests)
@@ -149,7 +149,8 @@ def test_a_round_has_its_share_of_the_prefills(small: Source) -> None:
 
 def test_a_plan_keeps_every_stage_busy_and_survives_a_file(small: Source) -> None:
     plan = plan_source(
-        small, devices="2xl4", mode="generate", prompt_tokens=64, new_tokens=16, concurrency=4, stages=2
+        small, devices="2xl4", mode="generate", prompt_tokens=64, new_tokens=16, concurrency=4, stages=2,
+        microbatches=2,
     )
     given = plan.generation
     assert given is not None

@@ -32,7 +32,8 @@ __all__ = ["plan"]
 def plan(
     model: OptionalModelText = None, devices: Devices = None, max_memory: MaxMemory = None,
     reserve: Reserve = None, cluster_file: ClusterFile = None, mode: planoptions.PlanMode = "infer",
-    batch: Batch = None, microbatches: Microbatches = "auto", schedule: planoptions.ScheduleName = "auto", optimizer: OptimizerName = None,
+    batch: Batch = None, microbatches: Microbatches = "auto",
+    schedule: planoptions.ScheduleName = "auto", optimizer: OptimizerName = None,
     dtype: Dtype = None, objective: planoptions.ObjectiveName = "throughput", stages: planoptions.Stages = "auto",
     tensor_parallel: planoptions.WidestTensor = "auto", data_parallel: planoptions.WidestData = "auto",
     recompute: planoptions.RecomputeName = "never", compress: planoptions.CompressName = "none",

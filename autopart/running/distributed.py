@@ -16,7 +16,6 @@ from torch.distributed.pipelining import ScheduleGPipe
 from autopart.compression import Traffic
 from autopart.errors import RunError
 from autopart.program import Program
-from autopart.running.collectives import Team, draw_alike
 from autopart.running.cuts import cut_crossings
 from autopart.running.dataparallel import GradientCodec, gather_replicas, own_share, replicated
 from autopart.running.emulation import limited_links
@@ -41,6 +40,7 @@ from autopart.running.tied import SharedWeights, exchanges
 from autopart.running.timedstage import TimedStage
 from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
+from autopart.sharding import Team, draw_alike
 
 __all__ = ["DistributedPipeline"]
 

@@ -10,14 +10,12 @@ from torch import fx
 
 from autopart.program import Program, Segment
 from autopart.recompute import region_of
-from autopart.running.collectives import Team
 from autopart.running.dataparallel import batch_statistics, start_alike
 from autopart.running.mesh import Mesh, Seat, samples_per_replica
-from autopart.running.shards import Shard
 from autopart.running.stages import rank_stages, rank_weights, spans, stage_segment
-from autopart.running.tensorparallel import Shares, reads_rows, share_layers
 from autopart.running.tied import Sharing, sharings
 from autopart.schema.plan import Plan
+from autopart.sharding import Shard, Shares, Team, reads_rows, share_layers
 from autopart.units import format_bytes
 
 __all__ = ["StageParts", "make_parts"]

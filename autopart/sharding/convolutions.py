@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
-from autopart.running.collectives import Total
-from autopart.running.shardrules import Placed, Rule
-from autopart.running.shards import Shard
-
-if TYPE_CHECKING:
-    from autopart.running.tensorparallel import Rewriting
+from autopart.sharding.collectives import Total
+from autopart.sharding.rewriting import Placed, Rewriting, Rule
+from autopart.sharding.shards import Shard
 
 __all__ = ["CONVOLUTIONS"]
 

@@ -6,23 +6,17 @@ A rule that returns None has found nothing better than to compute the operator w
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import fx
 
-from autopart.running.collectives import OwnChance, VocabularyPart
-from autopart.running.shards import Shape, Shard, part_lengths, resectioned, reshaped
+from autopart.sharding.collectives import OwnChance, VocabularyPart
+from autopart.sharding.rewriting import Placed, Rewriting, Rule
+from autopart.sharding.shards import Shape, Shard, part_lengths, resectioned, reshaped
 
-if TYPE_CHECKING:
-    from autopart.running.tensorparallel import Rewriting
-
-__all__ = ["RULES", "Shards", "is_pointwise", "pointwise"]
-
-Shards = Shard | tuple[Shard | None, ...] | None
-Placed = tuple[fx.Node, Shards] | None
-Rule = Callable[["Rewriting", fx.Node], Placed]
+__all__ = ["RULES", "is_pointwise", "pointwise"]
 
 aten = torch.ops.aten
 

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.autograd.function import once_differentiable
 
-from autopart.running.shards import Shard, join_parts, own_part, part_lengths
+from autopart.sharding.shards import Shard, join_parts, own_part, part_lengths
 
 __all__ = ["Gather", "OwnChance", "OwnPart", "Share", "Team", "Total", "VocabularyPart", "draw_alike", "generator_of"]
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autopart.running.shards import Shard, join_parts, own_part, part_lengths, resectioned, reshaped
+from autopart.sharding.shards import Shard, join_parts, own_part, part_lengths, resectioned, reshaped
 
 sizes = st.lists(st.integers(1, 6), min_size=1, max_size=4)
 

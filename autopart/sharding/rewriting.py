@@ -1,83 +1,43 @@
-"""A stage's layers shared by several devices: its graph rewritten so that each device does its part.
+"""The pass that rewrites a stage's graph for one device of a team, by rules that it is given.
 
-Matrix products are sharded in pairs, the first by columns and the second by rows (Shoeybi et al. 2019, section 3),
-embeddings by rows of the vocabulary.  From a product sharded by columns the shards are followed through the graph,
-operator by operator: through the activation to the product sharded by rows, or through the heads of an attention.  An
-operator without a rule is computed whole on every device, from values gathered for it, so every graph can be rewritten.
-
-The graph is rewritten, rather than run on DTensors, because its operators have the shapes of the trace as arguments,
-because DTensor decides anew at every operator of every micro-batch, and because DistributedDataParallel takes plain
-parameters only.
+What rules ask for (a device's part of a value, the whole of it, a part of a weight) is made once and kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from operator import attrgetter
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-from autopart.program import Program, Segment
-from autopart.running.collectives import Gather, OwnPart, Share, Team
-from autopart.running.inplace import writes, written
-from autopart.running.shardconvolutions import CONVOLUTIONS
-from autopart.running.shardproducts import PRODUCTS
-from autopart.running.shardrules import Shards, is_pointwise, pointwise
-from autopart.running.shards import Shape, Shard
+from autopart.segment import Segment
+from autopart.sharding.collectives import Gather, OwnPart, Share, Team
+from autopart.sharding.inplace import writes, written
+from autopart.sharding.shards import Shape, Shard
 
-__all__ = ["Shares", "reads_rows", "share_layers"]
+__all__ = ["Placed", "Rewriting", "Rule", "Shards", "reads_rows"]
+
+Shards = Shard | tuple[Shard | None, ...] | None
+"""of a value, or of each of several tensors"""
+Placed = tuple[fx.Node, Shards] | None
+"""what a rule makes of an operator: the new node and how its result is sharded; None: it is to be computed whole"""
+Rule = Callable[["Rewriting", fx.Node], Placed]
 
 WEIGHT_VIEWS = (torch.ops.aten.t.default, torch.ops.aten.to.dtype, torch.ops.aten.to.dtype_layout)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shares:
-    """A stage as one device of a team runs it."""
-
-    segment: Segment
-    shards: Mapping[str, Shard]
-    """of the weights that are sharded; all others are whole on every device"""
-    whole: tuple[str, ...]
-    """matrices that could not be sharded"""
-
-
-def share_layers(
-    program: Program, segment: Segment, team: Team, *, tied: Collection[str] = (), pinned: Collection[str] = ()
-) -> Shares:
-    """A stage's segment for one device of a team; its weights are new parameters where they are sharded.
-
-    Args:
-        program: the model.
-        segment: the whole stage.
-        team: the devices.
-        tied: names of weights that other stages use as well, with as many devices: sharded by rows or not at all.
-        pinned: names of weights that must stay whole.
-    """
-    shapes = {value.name: value.shape for value in program.graph.crossing(segment.first)}
-    rewriting = Rewriting(segment, team, shapes, frozenset(tied), frozenset(pinned))
-    rewriting.run()
-    body = fx.GraphModule(rewriting.root(), rewriting.graph, class_name="SharedSegment")
-    shared = Segment(
-        body, range(segment.first, segment.last), segment.input_names, segment.output_names, segment.device
-    )
-    shared.__dict__.update(autocast=segment.autocast, output_dtypes=segment.output_dtypes)
-    matrices = (name for name, weight in segment.named_parameters() if weight.dim() > 1)
-    return Shares(
-        segment=shared, shards=rewriting.shards, whole=tuple(name for name in matrices if name not in rewriting.shards)
-    )
 
 
 class Rewriting:
     """The pass over a stage's graph; ``shards`` has the weights that it shard."""
 
     def __init__(
-        self, segment: Segment, team: Team, shapes: Mapping[str, Shape], tied: frozenset[str], pinned: frozenset[str]
-    ) -> None:
+        self, segment: Segment, team: Team, shapes: Mapping[str, Shape], rule_of: Callable[[fx.Node], Rule | None], *,
+        tied: frozenset[str], pinned: frozenset[str],
+    ) -> None:  # fmt: skip
         self.team, self.graph = team, fx.Graph()
         self.shards: dict[str, Shard] = {}
+        self._rule_of = rule_of
         self._body, self._shapes, self._tied, self._pinned = segment.body, shapes, tied, pinned
         self._made: dict[fx.Node, fx.Node] = {}
         self._shard_of: dict[fx.Node, Shards] = {}
@@ -200,7 +160,7 @@ class Rewriting:
         return self._weight(node, shard)
 
     def _place(self, node: fx.Node) -> None:
-        rule = PRODUCTS.get(node.target) or CONVOLUTIONS.get(node.target) or (pointwise if is_pointwise(node) else None)
+        rule = self._rule_of(node)
         found = rule(self, node) if rule is not None and not (writes(node) and node in self._written) else None
         if found is None:
             self._made[node] = self.graph.node_copy(node, self.whole_of)

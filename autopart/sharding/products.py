@@ -7,17 +7,15 @@ inputs that are sharded already and gives every device a term of the sum.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
 
-from autopart.running.collectives import Total
-from autopart.running.shardrules import RULES, Placed, Rule, is_pointwise
-from autopart.running.shards import Shard
-
-if TYPE_CHECKING:
-    from autopart.running.tensorparallel import Rewriting
+from autopart.sharding.collectives import Total
+from autopart.sharding.rewriting import Placed, Rewriting, Rule
+from autopart.sharding.rules import RULES, is_pointwise
+from autopart.sharding.shards import Shard
 
 __all__ = ["PRODUCTS"]
 

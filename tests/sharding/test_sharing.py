@@ -9,9 +9,9 @@ import torch.distributed as dist
 from torch import nn
 
 from autopart.program import Program
-from autopart.running.collectives import Gather, OwnPart, Share, Team, Total, VocabularyPart
-from autopart.running.shards import Shard
-from autopart.running.tensorparallel import Shares, share_layers
+from autopart.sharding.collectives import Gather, OwnPart, Share, Team, Total, VocabularyPart
+from autopart.sharding.shards import Shard
+from autopart.sharding.sharing import Shares, share_layers
 from autopart.tracing import trace
 from tests.running.groupmodels import MODELS, NUM_WORDS, tokens_of
 
