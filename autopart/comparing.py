@@ -46,6 +46,8 @@ def compare_source(
     Raises:
         UsageError: there is nothing to compare, or a word is wrong.
     """
+    if words.get("mode") == "generate":
+        raise UsageError("generation is not compared yet; plan each set of devices with --mode generate")
     words = {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
     found, remarks = _searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
     wanted = {_name(each): each for each in (*device_sets, *found)}

@@ -87,6 +87,11 @@ def test_a_cluster_file_is_a_set_too(source: Source, tmp_path: Path) -> None:
     assert row.name == str(file) and set(row.used) <= {"old0", "old1"} and row.fits
 
 
+def test_generation_is_not_compared_yet(source: Source) -> None:
+    with pytest.raises(UsageError, match="plan each set of devices with --mode generate"):
+        compare_source(source, ("1xt4",), mode="generate")
+
+
 def test_nothing_to_compare_is_an_error(source: Source) -> None:
     with pytest.raises(UsageError, match="nothing to compare"):
         compare_source(source)
