@@ -27,7 +27,7 @@ _LAYERS = re.compile(
 )
 _NO_LAYERS = re.compile(
     r"mlp_only_layers|moe_layers|no_rope_layers|encode_proj_layers|.*extract_layers|subsample_layers"
-    r"|.*target_layers|.*(kv_shared|shared|dense|adapter|residual|ctc|nextn_predict|mtp|mapper|postnet)_layers"
+    r"|.*target_layers|.*(kv_shared|kv_source|shared|dense|adapter|residual|ctc|nextn_predict|mtp|mapper|postnet)_layers"
 )
 _INDICES = re.compile(r"index|indices|_layers?$|_idxs$|hook_ids|layer_ids")
 _RULES: tuple[tuple[str, int], ...] = (
@@ -113,7 +113,8 @@ def _is_derived(field: dataclasses.Field[Any], value: Any, default: Any) -> bool
 def _least_layers(config: Any) -> int:
     """One for every state that is handed on, and for every stage that a list of depths names."""
     features = _get(config, "out_indices") if _old_layers(config) else None
-    stages = [_get(config, name) for name in _field_names(config) if _LAYERS.fullmatch(name)]
+    names = (name for name in _field_names(config) if _LAYERS.fullmatch(name) and not _NO_LAYERS.fullmatch(name))
+    stages = [_get(config, name) for name in names]
     return max((len(each) for each in [features, *stages] if isinstance(each, list | tuple)), default=0)
 
 
@@ -148,6 +149,7 @@ _ODD: dict[str, dict[str, Any]] = {  # what these check of themselves as soon as
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
     "seggpt": {"merge_index": 0, "intermediate_hidden_state_indices": [0, 1, 2, 3]},
     "depth_pro": {"patch_size": IMAGE},
+    "timesfm2_5": {"context_length": 128},  # a step of its running statistics for each 32
     "tvp": {"max_img_size": IMAGE, "visual_prompt_size": 8},
 }
 _FOLLOWS = (
