@@ -22,7 +22,7 @@ __all__ = [
     "Mesh",
     "Routes",
     "Seat",
-    "check_groups",
+    "check_groups", "check_recomputation",
     "make_mesh",
     "num_replicas",
     "process_device",
@@ -170,12 +170,28 @@ def make_mesh(plan: Plan, process: int) -> Mesh:
     )
 
 
+def check_recomputation(plan: Plan) -> None:
+    """Refuses stages that count on recomputation, which would need more memory than planned.
+
+    Raises:
+        RunError: there is one.
+    """
+    found = next((stage for stage in plan.stages if stage.recompute), None)
+    if found is not None:
+        raise RunError(
+            f"stage {found.index} is planned to run its forward again in the backward, which running does not do yet; "
+            "plan with --recompute never"
+        )
+
+
 def check_groups(plan: Plan, *, training: bool) -> None:
     """Refuses groups of devices that cannot be run together.
 
     Raises:
-        RunError: the stages differ in replicas, or the schedule gives wrong gradients with replicas.
+        RunError: the stages differ in replicas, or the schedule gives wrong gradients with replicas, or a stage counts
+            on recomputation.
     """
+    check_recomputation(plan)
     counts = sorted({stage.data_parallel for stage in plan.stages})
     if len(counts) > 1:
         raise RunError(

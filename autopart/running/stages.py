@@ -11,7 +11,7 @@ from torch import nn
 from autopart.compression import Crossing
 from autopart.errors import RunError
 from autopart.program import Program, Segment
-from autopart.running.mesh import num_replicas, samples_per_replica
+from autopart.running.mesh import check_recomputation, num_replicas, samples_per_replica
 from autopart.schema.graph import Graph, Value
 from autopart.schema.plan import Plan
 
@@ -46,8 +46,9 @@ def check_alone(plan: Plan) -> None:
     """Refuses stages that several devices share or replicate, which takes a process for each of them.
 
     Raises:
-        RunError: there is one.
+        RunError: there is one, or one that counts on recomputation.
     """
+    check_recomputation(plan)
     wide = next((stage for stage in plan.stages if len(stage.devices) > 1), None)
     if wide is not None:
         num_processes = len({name for stage in plan.stages for name in stage.devices})

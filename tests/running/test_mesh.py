@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 
 import pytest
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopart.errors import RunError
-from autopart.running.mesh import process_device, process_devices, processes, routes, samples_per_replica, seats
+from autopart.running.mesh import (
+    check_groups,
+    process_device,
+    process_devices,
+    processes,
+    routes,
+    samples_per_replica,
+    seats,
+)
 from autopart.running.stages import check_alone
 from autopart.running.tied import Exchange, Sharing, exchanges
 from autopart.schema.plan import Plan
@@ -73,3 +82,11 @@ def test_tied_weights_are_exchanged_part_with_part() -> None:
         Exchange(processes=(1, 3, 5, 7), ranks=(0, 0, 1, 1), names=("embed.weight",)),
     )
     assert exchanges(shared, everyone, {"embed.weight"})[0].copies_of(5) == 4
+
+
+def test_recomputation_is_refused_rather_than_left_out() -> None:
+    plan = plan_of((1, 1), (1, 1))
+    stages = (plan.stages[0], dataclasses.replace(plan.stages[1], recompute=True))
+    for check in (check_alone, functools.partial(check_groups, training=True)):
+        with pytest.raises(RunError, match=r"stage 1 is planned to run its forward again.*--recompute never"):
+            check(dataclasses.replace(plan, stages=stages))
