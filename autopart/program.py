@@ -35,6 +35,8 @@ class Program:
     """for each attribute that the graph reads, the weight's own (first) name"""
     device: torch.device
     """where the model's weights are, and segments run unless said otherwise"""
+    sizes: tuple[str, ...] = ()
+    """where among (args, kwargs) the integer tables are whose values it was traced for"""
     autocast: torch.dtype | None = None
     """segments compute in this type where torch.autocast would; what crosses between them is of the traced types"""
 
@@ -93,6 +95,7 @@ class Program:
         segment = build_segment(
             [node for nodes in self.layer_nodes[first:last] for node in nodes],
             layers=range(first, last),
+            layer_numbers={node.name: layer for layer in range(first, last) for node in self.layer_nodes[layer]},
             inputs=[value.name for value in incoming],
             outputs=[value.name for value in outgoing],
             given=given,

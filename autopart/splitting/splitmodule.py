@@ -40,7 +40,7 @@ class SplitModule(nn.Module):
     """A model that runs on several devices: the same call, the same ``state_dict`` keys, the same Parameter objects.
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
-    devices in place, as ``module.to`` would.  A call with new shapes, in other training modes or with other hooks is
+    devices in place, as ``module.to`` would.  A call with new shapes or sizes, in other training modes or with other hooks is
     traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from stage to
     stage.
     """
@@ -53,7 +53,7 @@ class SplitModule(nn.Module):
             self.__dict__[register] = module.__dict__[register]
         # Past nn.Module.__setattr__, which would refuse a name that one of the user's submodules has.
         self.__dict__.update(
-            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _home={}, _state=(), _told=False,
+            _whole=module, _stages=tuple(stages), _trace=trace, _traced={}, _sizes={}, _home={}, _state=(), _told=False,
             training=module.training, _compress=compress, _traffic=Traffic(),
         )  # fmt: skip
 
@@ -73,11 +73,15 @@ class SplitModule(nn.Module):
             self._traced.clear()
         open_classes((args, kwargs))
         form = (_training_flags(self._whole), _form(args, kwargs))
-        if form not in self._traced:
+        key = (form, self._sizes_in(form, args, kwargs))
+        if key not in self._traced:
             self._tell(form[0])
-            self._traced[form] = self._stitch(args, kwargs)
+            program, stitched = self._stitch(args, kwargs)
+            self._sizes[form] = tuple(sorted({*self._sizes.get(form, ()), *program.sizes}))
+            key = (form, self._sizes_in(form, args, kwargs))
+            self._traced[key] = stitched
             self.__dict__["_state"] = _state(self._whole)
-        found: Stitched = self._traced[form]
+        found: Stitched = self._traced[key]
         return found
 
     def train(self, mode: bool = True) -> Self:
@@ -101,24 +105,33 @@ class SplitModule(nn.Module):
             return getattr(self.__dict__["_whole"], name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_traced": {}, "_state": ()}  # traces cannot be copied; a copy makes its own
+        # Traces cannot be copied; a copy makes its own.
+        return {**self.__dict__, "_traced": {}, "_sizes": {}, "_state": ()}
 
     def _tell(self, flags: tuple[bool, ...]) -> None:
         """Once, that calls of other shapes take a trace each."""
-        if not self._told and any(flags == known for known, _ in self._traced):
+        if not self._told and any(flags == known for (known, _), _ in self._traced):
             self.__dict__["_told"] = True
             warnings.warn(
-                "the split model is called with inputs of another structure or shape than before: every new one is "
-                "traced once, and kept", stacklevel=6,
+                "the split model is called with inputs of another structure, shape or size than before: every new one "
+                "is traced once, and kept", stacklevel=6,
             )  # fmt: skip
 
-    def _stitch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Stitched:
+    def _sizes_in(self, form: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The values of the tables of sizes that traces of this form were made for."""
+        paths = self._sizes.get(form, ())
+        if not paths:
+            return ()
+        leaves = {pytree.keystr(path): leaf for path, leaf in pytree.tree_flatten_with_path((args, dict(kwargs)))[0]}
+        return tuple((path, tuple(leaves[path].flatten().tolist())) for path in paths)
+
+    def _stitch(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Program, Stitched]:
         program = self._trace(self._whole, args, kwargs, self._whole.training)
         placements = placements_for(program, self._stages)
         for name, device in homes(program, placements).items():
             self._home.setdefault(name, device)  # a weight stays where the first trace put it
         move_weights({name: program.weight(name) for name in self._home}, self._home)
-        return stitch(program, placements, self._home, compress=self._compress, traffic=self._traffic)
+        return program, stitch(program, placements, self._home, compress=self._compress, traffic=self._traffic)
 
 
 def traffic_of(split: SplitModule) -> Traffic:

@@ -40,7 +40,8 @@ def capture(
 
     The graph module refers to the model's own Parameter and buffer objects.  Nodes that only assert something about
     the trace, and nodes that nobody needs and that change nothing, are gone.  Calls of the ``opaque`` sites are one
-    operator each.  What is to be told about the capture is in its ``meta["notes"]``.
+    operator each.  What is to be told about the capture is in its ``meta["notes"]``; ``meta["sizes"]`` says where among
+    ``(args, kwargs)`` the tables of sizes are that it was made for.
 
     Raises:
         TracingError: parts of the model must be run with real weights, and these have no values.
@@ -62,13 +63,14 @@ def capture(
                 kept(model) as recorder,
                 standing_in(calls) as stand_ins,
                 certain_answers(stand_ins),
-                numbers_known(known),
+                numbers_known(model, known),
             ):
                 exported = torch.export.export(model, near_args, near_kwargs, strict=False)
                 captured: fx.GraphModule = exported.module(check_guards=False)
                 finish(recorder, captured)
                 put_in(captured, stand_ins)
                 known.guard(captured)
+            captured.meta["sizes"] = known.read
             return captured
 
         with attributes_kept(model):

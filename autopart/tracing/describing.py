@@ -49,6 +49,7 @@ def describe(
         captured=captured,
         layer_nodes=tuple(tuple(group.nodes) for group in groups),
         weight_names=tuple(weights.names.items()),
+        sizes=tuple(captured.meta.get("sizes", ())),
         device=next((tensor.device for tensor in model.state_dict().values()), CPU),
     )
 

@@ -133,7 +133,7 @@ def test_another_batch_is_traced_once_and_said_once() -> None:
         warnings.simplefilter("error")
         divided(torch.ones(2, 4))
         divided.train()(torch.ones(2, 4))  # another mode is no other form of call
-    with pytest.warns(UserWarning, match="another structure or shape") as caught:
+    with pytest.warns(UserWarning, match="another structure, shape or size") as caught:
         for batch in (3, 4, 3, 1):
             x = torch.randn(batch, 4)
             assert torch.equal(divided(x)["y"], model(x)["y"])

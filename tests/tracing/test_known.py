@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from autopart.errors import RunError
 from autopart.tracing import trace
@@ -46,12 +47,21 @@ def test_they_are_computed_beside_the_trace() -> None:
     assert_same(outcome(split(model, args, {}), model, args, {}), outcome(model, model, args, {}))
 
 
-def test_other_sizes_are_refused_when_it_runs() -> None:
+def test_other_sizes_are_another_trace() -> None:
     model, (patches, grid) = _tower()
     parts = split(model, (patches, grid), {})
-    parts(patches, grid.clone())
+    for each in (grid, grid.flip(0), grid):
+        assert torch.equal(parts(patches, each), model(patches, each))
+        assert torch.equal(parts(grid=each, patches=patches), model(patches, each))
+
+
+def test_a_program_refuses_other_sizes_than_it_was_traced_with() -> None:
+    model, (patches, grid) = _tower()
+    program = trace(model, (patches, grid), {}, training=True)
+    stage = program.segment(0, len(program.graph.layers))
+    stage(patches, grid.clone())
     with pytest.raises(RunError, match=r"was \[\[2, 3\], \[2, 2\]\] when it was planned and is \[\[2, 2\], \[2, 3\]\]"):
-        parts(patches, grid.flip(0))
+        stage(patches, grid.flip(0))
 
 
 class Reading(nn.Module):
@@ -67,18 +77,22 @@ class Reading(nn.Module):
 
 def _written(x: torch.Tensor, table: torch.Tensor) -> int:
     sizes = table.clone()
-    sizes[0] = (x > 0).sum()
-    return int(sizes[0])
+    sizes[0, 0] = (x > 0).sum()
+    return int(sizes[0, 0])
 
 
 def _written_with_a_constant(x: torch.Tensor, table: torch.Tensor) -> int:
     sizes = table.clone()
-    sizes[0] = 7
+    sizes[0, 0] = 7
     return int(sizes.sum())
 
 
+def _one_of_one(x: torch.Tensor, table: torch.Tensor) -> float:
+    return int(table[:1, 0]) + table[:1, 1].item() + len(range(table[0, 0])) + 0.5 * int((table > 3).any())
+
+
 def _random(x: torch.Tensor, table: torch.Tensor) -> int:
-    return int(table[0] + torch.randint(5, (), generator=None))
+    return int(table[0, 0] + torch.randint(5, (), generator=None))
 
 
 def _of_values(x: torch.Tensor, table: torch.Tensor) -> int:
@@ -87,16 +101,43 @@ def _of_values(x: torch.Tensor, table: torch.Tensor) -> int:
 
 @pytest.mark.parametrize(
     ("number_of", "is_known"),
-    [(_written, False), (_written_with_a_constant, True), (_random, False), (_of_values, False)],
+    [
+        (_written, False), (_written_with_a_constant, True), (_one_of_one, True), (_random, False),
+        (_of_values, False),
+    ],
 )
 def test_only_what_follows_from_sizes_is_known(number_of: Any, is_known: bool) -> None:
     torch.manual_seed(0)
-    model, args = Reading(number_of).train(), (torch.randn(4, WIDTH), torch.tensor([3, 4]))
+    model, args = Reading(number_of).train(), (torch.randn(4, WIDTH), torch.tensor([[3, 4]]))
     program = trace(model, args, {}, training=True)
     assert (program.graph.tracer == "torch.export") == is_known
     assert_same(outcome(split(model, args, {}), model, args, {}), outcome(model, model, args, {}))
 
 
-def test_a_batch_of_tokens_is_no_table_of_sizes() -> None:
-    model, tokens = Reading(lambda x, table: int((table == 5).sum())).train(), torch.randint(9, (4, 16))
-    assert trace(model, (torch.randn(4, WIDTH), tokens), {}, training=True).graph.tracer != "torch.export"
+@pytest.mark.parametrize("shape", [(4, 16), (4, 1), (4,), (2, 4, 3)])
+def test_tokens_labels_and_boxes_are_no_tables_of_sizes(shape: tuple[int, ...]) -> None:
+    """They change from call to call, so what reads them stays as it is written."""
+    model, numbers = Reading(lambda x, table: int((table == 5).sum())).train(), torch.randint(9, shape)
+    x = torch.randn(4, WIDTH)
+    assert trace(model, (x, numbers), {}, training=True).graph.tracer != "torch.export"
+    parts = split(model, (x, numbers), {})
+    assert_same(outcome(parts, model, (x, 0 * numbers), {}), outcome(model, model, (x, 0 * numbers), {}))
+
+
+class Region(nn.Module):
+    """Reads a number in a region with a graph of its own, whose inputs look like tables."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: torch.Tensor, table: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        x = self.one(x)
+        x = checkpoint(lambda x, other, table: self.two(x) * int(other[0, 0]), x, other + 0, table, use_reentrant=False)
+        return self.two(x)  # type: ignore[no-any-return]
+
+
+def test_inputs_of_a_region_are_not_taken_for_those_of_the_model() -> None:
+    torch.manual_seed(0)
+    model, args = Region().train(), (torch.randn(4, WIDTH), torch.tensor([[3, 4]]), torch.tensor([[5, 6]]))
+    assert_same(outcome(split(model, args, {}), model, args, {}), outcome(model, model, args, {}))
