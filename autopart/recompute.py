@@ -17,7 +17,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import checkpoint
 
-__all__ = ["Recompute", "bundle", "mark", "mark_held", "region_of"]
+__all__ = ["Recompute", "bundle", "bundle_nodes", "mark", "mark_held", "region_of"]
 
 _REGION, _HELD = "checkpoint", "held"
 _TAKES_EARLY_STOP = "early_stop" in inspect.signature(checkpoint.checkpoint).parameters
@@ -90,10 +90,22 @@ def bundle(graph: fx.Graph, root: dict[str, Any]) -> None:
         if region and node.op == "call_function" and not node.meta.get("constant"):
             regions.setdefault(region, []).append(node)
     for region, nodes in regions.items():
-        _bundle(graph, root, region, nodes)
+        bundle_nodes(graph, root, nodes, f"recomputed_{region.number}", _always(region))
 
 
-def _bundle(graph: fx.Graph, root: dict[str, Any], region: Recompute, nodes: list[fx.Node]) -> None:
+def bundle_nodes(
+    graph: fx.Graph, root: dict[str, Any], nodes: Sequence[fx.Node], name: str,
+    call_of: Callable[[Sequence[fx.Node]], Callable[..., Any]],
+) -> None:  # fmt: skip
+    """Make some operators one, in place; nothing between them but weights and constants may be another's.
+
+    Args:
+        graph: theirs.
+        root: where their own graph is put.
+        nodes: in execution order.
+        name: of their own graph.
+        call_of: gives what is called in their stead, as a ``Recompute`` is, for the weights that they read.
+    """
     inside = set(nodes)
     sources = list(dict.fromkeys(source for node in nodes for source in node.all_input_nodes if source not in inside))
     subgraphs = {node for node in sources if _is_subgraph(node, root)}
@@ -108,12 +120,11 @@ def _bundle(graph: fx.Graph, root: dict[str, Any], region: Recompute, nodes: lis
         made[node] = inner.node_copy(node, made.__getitem__)
         mark(made[node], None)
     inner.output(tuple(made[node] for node in outputs))
-    name = f"recomputed_{region.number}"
     root[name] = fx.GraphModule({str(node.target): root[str(node.target)] for node in subgraphs}, inner)
     with graph.inserting_after(nodes[-1]):
         body = graph.create_node("get_attr", name)
     with graph.inserting_after(body):
-        call = graph.call_function(region, (body, tuple(held), *values))
+        call = graph.call_function(call_of(held), (body, tuple(held), *values))
     position = call
     for index, node in enumerate(outputs):
         with graph.inserting_after(position):
@@ -124,7 +135,11 @@ def _bundle(graph: fx.Graph, root: dict[str, Any], region: Recompute, nodes: lis
         graph.erase_node(node)
 
 
-def _clear_the_way(nodes: list[fx.Node]) -> None:
+def _always(region: Recompute) -> Callable[[Sequence[fx.Node]], Recompute]:
+    return lambda _: region
+
+
+def _clear_the_way(nodes: Sequence[fx.Node]) -> None:
     """Move what lies among a region's nodes but is none of them (weights, constants) to before the first."""
     inside, node = set(nodes), nodes[0]
     while node is not nodes[-1]:

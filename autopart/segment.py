@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +14,9 @@ from autopart.customgrad import FunctionCall
 from autopart.opaque import OpaqueCall
 from autopart.recompute import bundle
 
-__all__ = ["Segment", "build_segment", "constants_read", "retarget"]
+__all__ = ["Segment", "build_segment", "constants_read", "layer_of", "retarget"]
+
+_LAYER = "layer"
 
 
 class Segment(nn.Module):
@@ -53,6 +55,12 @@ class Segment(nn.Module):
         self.__dict__.update(autocast=autocast, output_dtypes=tuple(getattr(torch, name) for name in output_dtypes))
         return self
 
+    def with_body(self, body: fx.GraphModule) -> Segment:
+        """The same layers, computed in another way."""
+        made = Segment(body, range(self.first, self.last), self.input_names, self.output_names, self.device)
+        made.__dict__.update(autocast=self.autocast, output_dtypes=self.output_dtypes)
+        return made
+
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The values named by ``output_names``, from those named by ``input_names``."""
         if self.autocast is None:
@@ -67,6 +75,7 @@ def build_segment(
     nodes: Sequence[fx.Node],
     *,
     layers: range,
+    layer_numbers: Mapping[str, int] | None = None,
     inputs: Sequence[str],
     outputs: Sequence[str],
     given: Sequence[str] = (),
@@ -80,6 +89,7 @@ def build_segment(
     Args:
         nodes: operators of the layers, in execution order.
         layers: which layers these are.
+        layer_numbers: of which one each node is, by name, for ``layer_of``.
         inputs: names of the nodes that come in as tensors; those nobody reads are only passed on.
         outputs: names of the nodes to return.
         given: names of constants that come in as tensors after the inputs instead of being computed here.
@@ -89,6 +99,7 @@ def build_segment(
         device: where the segment runs; every device baked into the trace is replaced by it.
     """
     builder = _Builder(nodes, (*inputs, *given), lifted, weight_name, weight, device)
+    builder.layer_numbers = layer_numbers or {}
     for node in nodes:
         builder.place(node)
     builder.graph.output(tuple(builder.made[name] for name in outputs))
@@ -109,6 +120,7 @@ class _Builder:
         self.root: dict[str, Any] = {}
         self.made = {name: self.graph.placeholder(name) for name in inputs}
         self._lifted = {name: self.graph.placeholder("weight_" + name.replace(".", "_")) for name in lifted}
+        self.layer_numbers: Mapping[str, int] = {}
         self._owner = nodes[0].graph.owning_module if nodes else None
         self._weight_name, self._weight, self._device = weight_name, weight, device
 
@@ -122,7 +134,10 @@ class _Builder:
         assert node.op == "call_function", f"{node.name} is no operator, so it must come in"
         for source in node.all_input_nodes:
             self.place(source)
-        return self.graph.node_copy(node, self.place)
+        made = self.graph.node_copy(node, self.place)
+        if node.name in self.layer_numbers:
+            made.meta[_LAYER] = self.layer_numbers[node.name]
+        return made
 
     def _attribute(self, target: str) -> fx.Node:
         value = attrgetter(target)(self._owner)
@@ -135,6 +150,12 @@ class _Builder:
         if name not in self.root:
             self.root[name] = self._weight(name)
         return self.graph.create_node("get_attr", name)
+
+
+def layer_of(node: fx.Node) -> int | None:
+    """The layer that an operator of a segment belongs to, if it is one of the model's; kept with its other marks."""
+    found: int | None = node.meta.get(_LAYER)
+    return found
 
 
 def constants_read(nodes: Sequence[fx.Node]) -> tuple[str, ...]:

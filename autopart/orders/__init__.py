@@ -7,12 +7,13 @@ from functools import lru_cache
 from autopart.orders.actions import Action, Deed, Order, most_in_flight
 from autopart.orders.issue import one_order
 from autopart.orders.lists import list_orders
+from autopart.orders.prefetch import Message, Step, with_messages
 from autopart.orders.torchs import ORDERS, num_rounds, zbv
 from autopart.schema.job import ScheduleName
 
 __all__ = [
-    "ORDERS", "Action", "Deed", "Order", "in_flight", "most_in_flight", "num_rounds", "one_order", "orders_of",
-    "torch_name",
+    "ONE_PER_RANK", "ORDERS", "Action", "Deed", "Message", "Order", "Step", "in_flight", "most_in_flight", "num_rounds",
+    "one_order", "orders_of", "torch_name", "with_messages",
 ]  # fmt: skip
 
 ONE_PER_RANK: dict[ScheduleName, str] = {"gpipe": "ScheduleGPipe", "1f1b": "Schedule1F1B"}

@@ -188,6 +188,13 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
             "and the times are of that",
             suggestion="--dtype float16, which more kinds have, if the model stands its range (at most 65,504)",
         ))
+    if shared := [str(index) for index in range(option.layout.num_stages) if option.layout.way(index).tensor > 1]:
+        found.append(PlanWarning(
+            code="all-weights-shared",
+            message=f"stage {', '.join(shared)}: every weight is taken to be shared by the stage's devices; those that "
+            "a run has to keep whole need more time and memory than planned",
+            suggestion="the verdict of `autopart run` names them with their bytes",
+        ))
     if optimum.merged:
         found.append(PlanWarning(
             code="merged-layers",

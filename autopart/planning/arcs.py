@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from autopart.planning.codecs import codecs_of
 from autopart.planning.groups import Group, group_devices, link_classes, links_within
 from autopart.planning.instance import Arcs, Instance
 from autopart.planning.memory import MemoryTerms, Rules, StageFacts, memory_terms
+from autopart.planning.nodes import Home, homes
 from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, shared_facts, ways
 from autopart.planning.tables import (
     MAX_BOUNDARIES,
@@ -41,6 +43,7 @@ class _Making:
     candidate: Candidate
     job: Job
     groups: tuple[Group, ...]
+    homes: tuple[Home, ...]
     links: Links
     classes: tuple[int, ...]
     boundaries: tuple[int, ...]
@@ -52,20 +55,42 @@ class _Making:
     parted: tuple[tuple[int, Bools], ...]
     """bytes of every tied weight, and whether a first stage that ends at each boundary has only some of its users"""
 
+    def links_before(self, number: int, width: int) -> Iterator[tuple[int, int, Link | None]]:
+        """Link class, room and link of every way to a stage so wide on a group; see ``Arcs.room``.
+
+        From a stage of its own group it is reached on the same node, unless it fills that, or from another one.
+        """
+        home, is_scattered = self.homes[number], self.is_scattered(number)
+        for before, link_class in enumerate(self.classes):
+            if before == number and is_scattered:
+                yield link_class, home.widest, home.beyond
+                if width < home.widest:
+                    yield link_class, 0, self.links[number][number]
+            elif before != number or width < home.widest:
+                yield link_class, home.widest, self.links[before][number]
+
+    def is_scattered(self, number: int) -> bool:
+        """Whether a group stands on several nodes."""
+        return self.homes[number].widest < self.groups[number].size
+
 
 def build_instance(
     candidate: Candidate, cluster: Cluster, job: Job, schedule: ScheduleName, *,
-    limit: int = MAX_BOUNDARIES, below_seconds: float = np.inf,
+    limit: int = MAX_BOUNDARIES, below_seconds: float = np.inf, real: Cluster | None = None,
 ) -> Instance:
-    """The path problem of a candidate, without stages of ``below_seconds`` or more; no arcs where nothing fits."""
+    """The path problem of a candidate, without stages of ``below_seconds`` or more; no arcs where nothing fits.
+
+    ``real``: the cluster as it is, where the nodes of the one planned for are merged.
+    """
     groups = group_devices(cluster, apart_devices(job, cluster))
+    stand = homes(cluster if real is None else real, groups, apart_devices(job, cluster))
     graph = wished_cuts(candidate.graph, job)
     links = links_within(cluster, groups)
-    offered = ways(job, graph.batch_size, max(group.size for group in groups))
+    offered = ways(job, graph.batch_size, max(home.widest for home in stand))
     fastest = np.min([_alone(candidate, group, job) for group in groups], axis=0)
     boundaries = choose_boundaries(graph, fastest, limit)
     making = _Making(
-        candidate=candidate, job=job, groups=groups, links=links, classes=link_classes(groups, links),
+        candidate=candidate, job=job, groups=groups, homes=stand, links=links, classes=link_classes(groups, links),
         boundaries=boundaries, facts=facts_table(graph, boundaries),
         rules=Rules.of(job, schedule, candidate.num_microbatches, cluster), ways=offered, below_seconds=below_seconds,
         crossing=crossing_at(
@@ -84,6 +109,7 @@ def build_instance(
         floor_seconds=_floor_seconds(making), budget=job.max_usd_per_hour or 0.0,
         alone_seconds=tuple(float(_alone(candidate, group, job).sum()) for group in groups),
         prices=tuple(group.rent_usd_per_hour for group in groups) if job.max_usd_per_hour else (),
+        scattered=tuple(number for number in range(len(groups)) if making.is_scattered(number)),
     )
 
 
@@ -123,7 +149,7 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     """The arcs of one group, one part per way and link class that can come before."""
     group, training = making.groups[number], making.rules.training
     num_devices = sum(other.size for other in making.groups)
-    offered = [index for index, way in enumerate(making.ways) if way.width <= group.size]
+    offered = [index for index, way in enumerate(making.ways) if way.width <= making.homes[number].widest]
     times = [
         layer_times(making.candidate, group.device, making.links[number][number], making.ways[index], training=training)
         for index in offered
@@ -168,19 +194,19 @@ def _way_arcs(
 ) -> list[Arcs]:
     rows, columns = np.nonzero(mask & (compute < making.below_seconds))
     begins = rows == 0
-    source = max(making.classes) + 1
-    receives = {source: np.zeros(len(making.boundaries))}
-    for before, link_class in enumerate(making.classes):
-        link = making.links[before][number]
+    source, room = max(making.classes) + 1, making.homes[number].widest
+    receives = {(source, room): np.zeros(len(making.boundaries))}
+    for link_class, room, link in making.links_before(number, making.ways[way].width):
         if link is not None:
-            receives[link_class] = making.crossing.seconds(link)
+            seconds = making.crossing.seconds(link)
+            receives[link_class, room] = np.minimum(receives.get((link_class, room), seconds), seconds)
     parts = []
-    for link_class, receive in receives.items():
+    for (link_class, room), receive in receives.items():
         chosen = begins if link_class == source else ~begins
         first, last = rows[chosen], columns[chosen]
         seconds = compute[first, last] + receive[first]
         fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
-                 "width": making.ways[way].width}
+                 "width": making.ways[way].width, "room": room}
         parts.append(Arcs(
             first=first, last=last, seconds=seconds,
             weight=seconds + once[last] if link_class == source else seconds, most_in_flight=most[first, last],

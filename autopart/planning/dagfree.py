@@ -41,7 +41,7 @@ def non_contiguous(
     began = clock()
     light = absorb_leaves(problem, with_bytes=False).problem
     balance = max(balance_bound(light, way(light)) for way in (balance_prices, simple_prices))
-    start_parts = _start(light, start.parts)
+    start_parts = _start(problem, light, start.parts) or _first_fit(light)
     parts = _searched(light, start_parts, balance * (1 + gap), began + SEARCH_SHARE * time_limit_seconds, clock)
     value = largest_load(light, parts)
     bound, name, solved_by = balance, "fractional balance", "tabu search"
@@ -58,9 +58,10 @@ def non_contiguous(
         if verdict.parts and value > bound * (1 + gap):
             parts = _searched(light, parts, bound * (1 + gap), clock() + POLISH_SHARE * time_limit_seconds, clock)
             value = largest_load(light, parts)
-    return Placement(
-        parts=place_nodes(light, parts), objective=value, bound=min(bound, value), bound_name=name, solver=solved_by
-    )
+    placed = place_nodes(light, parts)
+    if start.parts and start.objective <= value:
+        placed, value = start.parts, start.objective
+    return Placement(parts=placed, objective=value, bound=min(bound, value), bound_name=name, solver=solved_by)
 
 
 def _searched(
@@ -92,13 +93,20 @@ def _checked(problem: DagProblem, parts: tuple[Part, ...]) -> tuple[tuple[Part, 
     return (parts, largest_load(problem, parts)) if fits else ((), math.inf)
 
 
-def _start(problem: DagProblem, parts: Iterable[tuple[int, tuple[int, ...]]]) -> tuple[Part, ...]:
-    """The placement of nodes as one of items; if there is none, or it tears items apart, the largest items first."""
-    item_of = {node: item for item, nodes in enumerate(problem.members) for node in nodes}
-    given = tuple(Part(kind=kind, items=tuple(sorted({item_of[node] for node in nodes}))) for kind, nodes in parts)
-    if given and sum(len(part.items) for part in given) == problem.num_items:
-        return given
-    return _first_fit(problem)
+def _start(
+    problem: DagProblem, light: DagProblem, parts: Iterable[tuple[int, tuple[int, ...]]]
+) -> tuple[Part, ...]:
+    """The placement of nodes as one of the light problem's items: each goes where its item that takes time is.
+
+    What was absorbed into that takes no time, and may be elsewhere in the placement; put there it costs nothing.
+    """
+    given = tuple(parts)
+    part_of = {node: number for number, (_, nodes) in enumerate(given) for node in nodes}
+    busy = {nodes[0]: max(row[item] for row in problem.times) for item, nodes in enumerate(problem.members)}
+    held: list[list[int]] = [[] for _ in given]
+    for item, nodes in enumerate(light.members if given else ()):
+        held[part_of[max(nodes, key=lambda node: busy.get(node, -1.0))]].append(item)
+    return tuple(Part(kind=kind, items=tuple(items)) for (kind, _), items in zip(given, held, strict=True) if items)
 
 
 def _first_fit(problem: DagProblem) -> tuple[Part, ...]:

@@ -13,6 +13,8 @@ Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at bound
               N[l] = N[l+1] + sum of x_a over arcs that start at l        C6n[l]
     C7[g]     sum of r_a x_a on group g >= devices of g that must be used
     C9        sum of r_a price_g x_a <= budget                            objectives memory and cost, rent limits
+    C11[g]    sum of r_a x_a on group g <= sum of room_a x_a on it        merged nodes only; room_a: of the node that
+              a stage reached from elsewhere is the first on, 0 for one reached on its node
 """
 
 from __future__ import annotations
@@ -161,6 +163,9 @@ def _count_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any], at_l
         problem.addConstraint(on_group <= count, f"C4_{group}")
         if at_least[group]:
             problem.addConstraint(on_group >= at_least[group], f"C7_{group}")
+        if group in instance.scattered:
+            opened = (arcs.width[chosen] - arcs.room[chosen]).astype(float).tolist()
+            problem.addConstraint(_expression([x[index] for index in chosen.tolist()], opened) <= 0, f"C11_{group}")
     if instance.num_stages is not None:
         problem.addConstraint(_expression(x) == instance.num_stages, "C5")
     if instance.most_stages < sum(instance.counts):

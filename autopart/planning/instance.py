@@ -44,6 +44,8 @@ class Arcs:
     """its share of the objective that does not repeat: ``seconds``, for the first stage with the optimizer"""
     most_in_flight: Ints
     """micro-batches in flight that its memory holds; the number of devices if that never binds"""
+    room: Ints
+    """devices of the node that it may be the first stage on; 0 if the stage before is on the same node (row C11)"""
 
     def __len__(self) -> int:
         return len(self.first)
@@ -83,6 +85,8 @@ class Instance:
     """of one device of every group, in US dollars per hour; () where no budget is set"""
     budget: float = 0.0
     """what the devices in use may cost together"""
+    scattered: tuple[int, ...] = ()
+    """groups whose devices stand on several nodes, merged: row C11 is about them"""
 
     @property
     def num_groups(self) -> int:

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from autopart.orders import Action, Deed, orders_of
+from autopart.orders import Action, Deed, Step, orders_of, with_messages
 from autopart.schema.job import ScheduleName
 
-__all__ = ["DEEDS", "POST", "RECEIVE", "SEND", "WAIT", "Program", "Size", "programs_of"]
+__all__ = ["DEEDS", "POST", "RECEIVE", "SEND", "WAIT", "Program", "Size", "one_way_at_a_time", "programs_of"]
 
 Program = tuple[tuple[int, int], ...]
 
@@ -30,6 +30,8 @@ class Size:
     """the rank of every stage"""
     num_microbatches: int
     training: bool
+    prefetch: int = 0
+    """computations that a receive is posted before it is needed; 0: as torch's schedules do"""
 
     @property
     def num_stages(self) -> int:
@@ -151,15 +153,53 @@ def _lower(
     done.add((forward, stage, m) if action.deed != "weight" else (forward, -1 - stage, m))
 
 
+def _early(schedule: ScheduleName, size: Size) -> list[list[tuple[int, int]]]:
+    """The order with receives posted early, which nothing but the computation that needs one waits for."""
+    orders = orders_of(schedule, size.owners, size.num_microbatches)
+    return [
+        [pair for step in with_messages(order, size.owners, size.prefetch) for pair in _drawn(size, step)]
+        for order in orders
+    ]
+
+
+def _drawn(size: Size, step: Step) -> list[tuple[int, int]]:
+    if isinstance(step, Action):
+        stage, m = step.stage, step.microbatch
+        if step.deed == "forward":
+            waits = size.value(RECEIVE, stage - 1, m) if _crosses(size, stage - 1) else []
+            return waits + size.compute("forward", stage, m)
+        waits = size.gradient(RECEIVE, stage + 1, m) if step.deed != "weight" and _crosses(size, stage) else []
+        return waits + size.compute(step.deed, stage, m) if size.training else []
+    kind, way, stage, m = step
+    if way == "forward":
+        return size.value(SEND, stage, m) if kind == "send" else size.value(POST, stage - 1, m)
+    if not size.training:
+        return []
+    return size.gradient(SEND, stage, m) if kind == "send" else size.gradient(POST, stage + 1, m)
+
+
+def _crosses(size: Size, cut: int) -> bool:
+    """Whether something is sent after a stage."""
+    return 0 <= cut < size.num_stages - 1 and size.owners[cut] != size.owners[cut + 1]
+
+
 STOCK: dict[ScheduleName, Callable[[Size], list[list[tuple[int, int]]]]] = {
     "gpipe": _gpipe, "1f1b": _one_forward_one_backward,
 }
 """torch's schedules of one stage per rank, which have their own way to send; all others go through its runtime"""
 
 
+def one_way_at_a_time(schedule: ScheduleName, size: Size) -> bool:
+    """Whether a receive is posted when nothing else is left to do, as in torch's schedules of one stage per rank."""
+    return not size.prefetch and size.is_plain and (schedule in STOCK or not size.training)
+
+
 @lru_cache(maxsize=32)
 def programs_of(schedule: ScheduleName, size: Size) -> tuple[Program, ...]:
     """The program of every rank; inference has one order of micro-batches, whatever the schedule's name."""
     name: ScheduleName = schedule if size.training else "gpipe"
-    programs = STOCK[name](size) if size.is_plain and name in STOCK else _lowered(name, size)
+    if size.prefetch:
+        programs = _early(name, size)
+    else:
+        programs = STOCK[name](size) if one_way_at_a_time(name, size) else _lowered(name, size)
     return tuple(tuple(program) for program in programs)

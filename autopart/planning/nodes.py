@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from autopart.planning.groups import Group, LinkIndex, group_devices, link_classes, links_within
 from autopart.schema.device import Cluster, Device, Link
 
-__all__ = ["devices_along", "has_many_groups", "merged_nodes", "whole_nodes"]
+__all__ = ["Home", "devices_along", "has_many_groups", "homes", "merged_nodes", "whole_nodes"]
 
 MOST_STATES = 300_000
 """vectors of used devices per group, above which they are not listed (see ``bottleneck``)"""
@@ -69,6 +69,32 @@ def _best(links: Sequence[Link], ends: tuple[str, str]) -> Link:
         bandwidth_bytes_per_second=max(link.bandwidth_bytes_per_second for link in links),
         origin="assumed", source="the best link of any two of them",
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """How the devices of a merged group really stand."""
+
+    widest: int
+    """most of them in one node: no stage takes more, and one that takes as many has the node for itself"""
+    beyond: Link | None
+    """the best that two nodes of the group have; None if there is one node only"""
+
+
+def homes(real: Cluster, groups: Sequence[Group], apart: frozenset[str]) -> tuple[Home, ...]:
+    """Of every group of a merged cluster, whose devices are those of the real one."""
+    nodes = group_devices(real, apart)
+    between = links_within(real, nodes)
+    found = []
+    for group in groups:
+        names = {device.name for device in group.devices}
+        inside = [number for number, node in enumerate(nodes) if node.device.name in names]
+        beyond = [link for a in inside for b in inside if a != b and (link := between[a][b]) is not None]
+        found.append(Home(
+            widest=max(nodes[number].size for number in inside),
+            beyond=_best(beyond, (group.device.name, group.device.name)) if beyond else None,
+        ))
+    return tuple(found)
 
 
 def whole_nodes(cluster: Cluster, apart: frozenset[str], width: int) -> Cluster:

@@ -79,9 +79,8 @@ def _on_nodes(
         return []
     if not found and instance.widest > 1:
         apart = apart_devices(job, cluster)
-        whole = build_instance(
-            candidate, merged_nodes(whole_nodes(cluster, apart, instance.widest), apart), job, instance.schedule
-        )
+        few = whole_nodes(cluster, apart, instance.widest)
+        whole = build_instance(candidate, merged_nodes(few, apart), job, instance.schedule, real=few)
         whole, path = _start(whole, effort)
         return options_of(candidate, cluster, job, whole, path)
     plain = {option.layout.devices for option in found if not option.layout.ways}
@@ -102,7 +101,7 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
         allowed = allowed[:1]
     apart = apart_devices(job, cluster)
     planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
-    return [build_instance(candidate, planned, job, schedule) for schedule in allowed]
+    return [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
 
 
 WIDE_TOLERANCE = 5e-3
@@ -164,7 +163,7 @@ def find_optimum(
         incumbent = min((option.objective_seconds for option in options), default=math.inf)
         incumbent = min(incumbent, cutoff)
         if instance.merged and instance.repeats and math.isfinite(incumbent):
-            instance = refined(candidate, job, instance, incumbent)
+            instance = refined(candidate, cluster, job, instance, incumbent)
             problems[index] = (candidate, instance)
         if is_large(instance) or (instance.prices and instance.repeats):
             # C9 is a knapsack, which makes integer programs slow, and not the windows' dynamic program

@@ -5,6 +5,7 @@ Every row of the path program becomes a price (Geoffrion 1974), and so does one 
     C4[g]   devices used on g           <=  n_g          C5, C8  stages            (=, <=)  as many as allowed
     C7[g]   devices used on g           >=  least_g      C9      price of devices  <=  budget
     C10[g]  sum of r_a t_a x_a on g     <=  n_g T        every stage takes at most T
+    C11[g]  sum of r_a x_a on g         <=  sum of room_a x_a on g       merged nodes only
 
 For prices u the objective  sum w_a x_a + R T  is at least a shortest path under ``w_a + sum_k u_k A[k, a]``, less what
 the right hand sides cost at the better end of the window.  That is concave in u; its maximum is the bound of the linear
@@ -77,6 +78,9 @@ def _rows(instance: Instance, arcs: Arcs, at_least: tuple[int, ...] | None, wind
             (on_group[g] * arcs.seconds, 0.0, sizes[g], False, max(float(loads[g]), 1e-3 * repeats / sizes.sum()))
             for g in groups
         ]
+    for scattered in instance.scattered:
+        opened = on_group[scattered] - (arcs.group == scattered) * arcs.room
+        rows.append((opened, 0.0, 0.0, False, unit / float(arcs.room.max(initial=1))))
     for group in np.flatnonzero(np.asarray(at_least or nothing)):
         rows.append((-on_group[group], -float((at_least or ())[group]), 0.0, False, unit))
     if instance.num_stages is not None:

@@ -7,8 +7,12 @@ The order of computing is that of ``orders``.  How messages go depends on the sc
 * torch's runtime of interleaved and zero-bubble schedules: receives are posted as soon as the sender's turn comes in
   the lowered schedule (``_add_send_recv``) and waited for by the compute; sends are never waited for.
 
-A message starts when both ends have posted it, and a link carries one message at a time, in either direction: that is
-what gloo over a shaped link was measured to do.
+* our own way (``prefetch``): receives are posted so many computations before they are needed, nothing else waits.
+
+A message starts when the sender has it and knows that the other end has posted a receive; that word queues behind what
+the receiver is sending itself.  Where receives are posted when they are needed it is never there in time, so that a
+link carries one message at a time in either direction; elsewhere one each way.  That is what gloo over a shaped link
+was measured to do.
 
 GPipe, two stages, two micro-batches (r: receive)::
 
@@ -25,7 +29,7 @@ from functools import lru_cache
 from heapq import heappop, heappush
 
 from autopart.orders import orders_of
-from autopart.planning.messages import DEEDS, RECEIVE, SEND, WAIT, Program, Size, programs_of
+from autopart.planning.messages import DEEDS, RECEIVE, SEND, WAIT, Program, Size, one_way_at_a_time, programs_of
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
 from autopart.schema.timeline import Event, EventKind, Timeline
@@ -87,7 +91,11 @@ class _Run:
     sent: list[float]
     posted: list[float]
     arrived: list[float]
+    both_ways: bool
+    """links carry one message each way at a time, not one in all"""
     link_free: dict[tuple[int, int], float] = field(default_factory=dict)
+    streams: dict[tuple[int, int], list[tuple[float, float]]] = field(default_factory=dict)
+    """each way of a link that carries both at once: when each of its messages could start, and when it was through"""
     ready: list[tuple[float, float, int]] = field(default_factory=list)
     """heap of messages that both ends have posted, by the earliest start known for them"""
     rows: list[Row] | None = None
@@ -132,17 +140,24 @@ class _Run:
             gradient, sender = divmod(message // num, num_stages)
             target = sender - 1 if gradient else sender + 1
             one, other = self.size.owners[sender], self.size.owners[target]
-            link = (one, other) if one < other else (other, one)
-            free = self.link_free.get(link, 0.0)
+            link = (one, other) if one < other or self.both_ways else (other, one)
+            free = max(self.link_free.get(link, 0.0), self.told(other, one, self.posted[message]))
             if free > start:
                 heappush(self.ready, (free, sent, message))
                 continue
             end = start + self.travel[message // num]
             self.arrived[message] = self.link_free[link] = end
+            if self.both_ways:
+                self.streams.setdefault(link, []).append((max(sent, self.posted[message]), end))
             if self.rows is not None:
                 self.rows.append((target, GRADIENT if gradient else VALUE, message % num, start, end))
             return (one, other)
         return ()
+
+    def told(self, receiver: int, sender: int, posted: float) -> float:
+        """When the sender hears that a receive was posted: once what the receiver was sending it is through."""
+        stream = self.streams.get((receiver, sender), ())
+        return max((end for ready, end in stream if ready <= posted), default=posted)
 
     def finish(self) -> None:
         """Run to the end."""
@@ -169,6 +184,7 @@ def _simulate(times: tuple[StageTimes, ...], schedule: ScheduleName, size: Size,
         travel=[*(t.receive_seconds for t in times[1:]), 0.0, *(t.return_seconds for t in times)],
         clock=[0.0] * size.num_ranks, counter=[0] * size.num_ranks,
         sent=[-1.0] * num_messages, posted=[-1.0] * num_messages, arrived=[-1.0] * num_messages,
+        both_ways=not one_way_at_a_time(schedule, size),
         rows=[] if record else None,
     )
     run.finish()
@@ -190,29 +206,38 @@ def _updates(run: _Run, times: tuple[StageTimes, ...]) -> list[Row]:
 
 
 def _size(
-    times: tuple[StageTimes, ...], num_microbatches: int, training: bool, ranks: tuple[int, ...] | None
+    times: tuple[StageTimes, ...], num_microbatches: int, training: bool, ranks: tuple[int, ...] | None, prefetch: int
 ) -> Size:
     owners = ranks or tuple(range(len(times)))
-    return Size(owners=owners, num_microbatches=num_microbatches, training=training)
+    return Size(owners=owners, num_microbatches=num_microbatches, training=training, prefetch=prefetch)
 
 
 @lru_cache(maxsize=256)
 def step_seconds(
     times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
-    ranks: tuple[int, ...] | None = None,
+    ranks: tuple[int, ...] | None = None, prefetch: int = 0,
 ) -> float:
     """How long the step that ``run_schedule`` draws takes; quicker, for it keeps no events."""
-    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks), record=False)
+    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks, prefetch), record=False)
     computed = max(run.clock)
     return max([computed, *(row[4] for row in _updates(run, times))])
 
 
 def run_schedule(
     times: tuple[StageTimes, ...], schedule: ScheduleName, num_microbatches: int, *, training: bool,
-    ranks: tuple[int, ...] | None = None,
+    ranks: tuple[int, ...] | None = None, prefetch: int = 0,
 ) -> Timeline:
-    """The timeline of one step; ``ranks`` is the device of every stage, None: one stage per device."""
-    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks), record=True)
+    """The timeline of one step.
+
+    Args:
+        times: of the stages.
+        schedule: its name in a plan.
+        num_microbatches: of a step.
+        training: with backward and optimizer.
+        ranks: the device of every stage; None: one stage per device.
+        prefetch: how many computations before it is needed a receive is posted; 0: as torch's schedules do.
+    """
+    run = _simulate(times, schedule, _size(times, num_microbatches, training, ranks, prefetch), record=True)
     assert run.rows is not None, "rows were asked for"
     events = [_event(row) for row in (*run.rows, *_updates(run, times))]
     events.sort(key=lambda event: (event.stage, event.start_seconds, event.end_seconds))
@@ -247,5 +272,5 @@ def simulate(plan: Plan) -> Timeline:
     )
     return run_schedule(
         times, plan.schedule.name, plan.schedule.num_microbatches, training=plan.job.mode == "train",
-        ranks=plan.ranks,
+        ranks=plan.ranks, prefetch=plan.schedule.prefetch,
     )

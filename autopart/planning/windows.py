@@ -52,6 +52,8 @@ class _Search:
     low: float
     width: float
     path: Path = ()
+    loose: Path = ()
+    """the best met that breaks row C11: on real nodes it takes longer, but may be better than what is known"""
     bound: float = math.inf
     """of the windows closed, and of those left open"""
     is_open: bool = False
@@ -74,8 +76,12 @@ class _Search:
     def meet(self, path: Path) -> None:
         """Take a path as incumbent if it is better."""
         objective = path_objective(self.instance, self.instance.arcs, path) if path else math.inf
-        if objective < self.best:
+        if objective >= self.best:
+            return
+        if _opens_rooms(self.instance, path):
             self.best, self.path = objective, path
+        elif not self.loose or objective < path_objective(self.instance, self.instance.arcs, self.loose):
+            self.loose = path
 
     def pass_by(self, window: Window, bound: float, *, settled: bool = True) -> None:
         """Go on behind a window, of which a bound is known."""
@@ -104,7 +110,8 @@ def prove_by_windows(instance: Instance, incumbent: float, effort: Effort) -> Ce
     if search.is_open:
         search.solvers.add("open")
     return Certificate(
-        bound_seconds=bound, path=search.path, closed=not search.is_open, num_programs=search.num_programs,
+        bound_seconds=bound, path=search.path or search.loose, closed=not search.is_open,
+        num_programs=search.num_programs,
         solver="+".join(sorted(search.solvers - {"open"})) or "none", remark=search.remark,
     )
 
@@ -117,6 +124,13 @@ def keeping_rows(instance: Instance, path: Path) -> Path:
     wanted = instance.num_stages in (None, len(path)) and len(path) <= instance.most_stages
     paid = sum(instance.prices[int(arcs.group[arc])] * int(arcs.width[arc]) for arc in chosen) if instance.prices else 0
     return path if all(held) and wanted and paid <= instance.budget * (1 + 1e-9) else ()
+
+
+def _opens_rooms(instance: Instance, path: Path) -> bool:
+    """Whether a path keeps row C11, which dynamic programs do not know."""
+    chosen, arcs = np.asarray(path, dtype=np.int64), instance.arcs
+    spare = np.bincount(arcs.group[chosen], arcs.room[chosen] - arcs.width[chosen], instance.num_groups)
+    return all(spare[group] >= 0 for group in instance.scattered)
 
 
 def _relaxed(search: _Search, window: Window) -> tuple[Relaxed, Indices]:

@@ -21,7 +21,15 @@ from autopart.running.local import LocalPipeline
 from autopart.running.loss import LossFunction, Objective
 from autopart.running.memory import meter_for
 from autopart.running.memorycap import MemoryCap, cap_of
-from autopart.running.mesh import num_replicas, process_device, process_devices, samples_per_replica, seats
+from autopart.running.mesh import (
+    Seat,
+    num_replicas,
+    own_process,
+    process_device,
+    process_devices,
+    samples_per_replica,
+    seats,
+)
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
 from autopart.running.quota import check_quota, cpu_quota, find_quota_root
 from autopart.running.records import (
@@ -56,6 +64,7 @@ __all__ = [
     "RankResult",
     "RankSpec",
     "Ranks",
+    "Seat",
     "Stopwatch",
     "Throttle",
     "TimetablePace",
@@ -75,6 +84,7 @@ __all__ = [
     "make_optimizer",
     "meter_for",
     "num_replicas",
+    "own_process",
     "pipeline",
     "process_device",
     "process_devices",

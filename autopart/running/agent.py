@@ -1,16 +1,24 @@
 """The process that starts the ranks: torch's own launcher, told to leave on disk how they ended.
 
 ``python -m autopart.running.agent DIRECTORY NUM_RANKS MODULE SPEC``
+
+Where there is no CUDA, which does not survive it, the ranks are forked from this process, with everything that takes
+long to import; elsewhere each is a Python of its own.
 """
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
+import time
+import uuid
 from pathlib import Path
 
+import torch
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-from torch.distributed.run import parse_args, run
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 from autopart.running.lifetime import end_with_parent
 from autopart.running.records import Death, Deaths, deaths_path
@@ -18,23 +26,42 @@ from autopart.schema import store
 
 __all__ = ["main"]
 
+_AFTER_SECONDS = 0.5
+"""that a failed rank stays: of forked ones torch's launcher tells the first only, which is to be the one that died"""
+
 
 def main(arguments: list[str]) -> int:
-    """Runs ``python -m MODULE SPEC`` on NUM_RANKS ranks and returns the exit code.
+    """Runs ``MODULE.main([SPEC])`` on NUM_RANKS ranks and returns the exit code.
 
-    The port is a free one (``--standalone``); each rank's output goes to files under DIRECTORY/logs.
+    The port is a free one; each rank's output goes to files under DIRECTORY/logs.
     """
     directory, (num_ranks, module, spec) = Path(arguments[0]), arguments[1:]
     end_with_parent(signal.SIGTERM)
-    options = ["--standalone", "--nproc-per-node", num_ranks, "--max-restarts", "0"]
+    options = ["--nproc-per-node", num_ranks, "--max-restarts", "0"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--rdzv-id", uuid.uuid4().hex]
     logs = ["--log-dir", str(directory / "logs"), "--redirects", "3"]
+    parsed = parse_args([*options, *meeting, *logs, "-m", module, spec])  # type: ignore[no-untyped-call]
+    config, command, words = config_from_args(parsed)
+    if sys.platform == "linux" and not torch.cuda.is_available():
+        importlib.import_module(module)
+        config.start_method, command, words = "fork", _rank, [module, spec]
     try:
-        run(parse_args([*options, *logs, "-m", module, spec]))  # type: ignore[no-untyped-call]
+        elastic_launch(config, command)(*words)
     except ChildFailedError as error:
         deaths = tuple(Death(rank=rank, exit_code=each.exitcode) for rank, each in sorted(error.failures.items()))
         store.save(Deaths(deaths=deaths), deaths_path(directory))
         return 1
     return 0
+
+
+def _rank(module: str, spec: str) -> None:
+    """What a forked rank does: as ``python -m MODULE SPEC``."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)  # the launcher's own handlers came along
+    code = importlib.import_module(module).main([spec])
+    if code:
+        time.sleep(_AFTER_SECONDS)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

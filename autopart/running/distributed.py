@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.pipelining import ScheduleGPipe
 
 from autopart.compression import Traffic
 from autopart.errors import RunError
 from autopart.program import Program
 from autopart.running.cuts import cut_crossings
 from autopart.running.dataparallel import GradientCodec, gather_replicas, own_share, replicated
+from autopart.running.dealing import check_dealing, gradient_factor, scaled
 from autopart.running.emulation import limited_links
 from autopart.running.loss import LossFunction, Objective
 from autopart.running.mesh import check_groups, make_mesh, process_device, process_devices, routes, seats
-from autopart.running.microbatch import join_outputs, split_inputs, split_targets
+from autopart.running.microbatch import JoinedOutputs, join_outputs, split_inputs, split_targets
 from autopart.running.microbatchloss import MicrobatchLoss
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
 from autopart.running.schedules import make_prefetching
@@ -37,10 +37,10 @@ from autopart.running.stages import (
 )
 from autopart.running.stopwatch import Stopwatch, stopwatch_for
 from autopart.running.tied import SharedWeights, exchanges
-from autopart.running.timedstage import TimedStage
+from autopart.running.timedstage import NOT_JOINED, TimedStage
 from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
-from autopart.sharding import Team, draw_alike
+from autopart.sharding import Parted, draw_alike
 
 __all__ = ["DistributedPipeline"]
 
@@ -53,7 +53,7 @@ class DistributedPipeline:
     there is one, has stepped when ``step`` returns.
 
     Args:
-        program: the model, traced at the size of the plan's micro-batch (``samples_per_replica``).
+        program: the model, traced at the size of this process's share of a micro-batch (``samples_per_replica``).
         plan: of this very model.
         rank: of this process; it runs its device's stages.
         loss_fn: called with the model's output and the targets; without one the output's own loss is taken, or
@@ -67,8 +67,8 @@ class DistributedPipeline:
         compress_gradients: what replicas' gradients travel as; other than "none" it changes them.
         limits: a file that all ranks share, to slow the links down that the plan's cluster gives; see
             docs/emulation.md.
-        prefetch: how many computations before it is needed a receive is posted; where that is not possible it is
-            when it is needed, and ``notes`` says so.  Plans are simulated without.
+        prefetch: how many computations before it is needed a receive is posted, instead of what the plan says; where
+            that is not possible it is when it is needed, and ``notes`` says so.
 
     Raises:
         RunError: the plan is not of this model, its groups cannot be run, or the process group has another size than
@@ -88,7 +88,7 @@ class DistributedPipeline:
         compress: CodecName | None = None,
         compress_gradients: GradientCodec = "none",
         limits: Path | None = None,
-        prefetch: int = 0,
+        prefetch: int | None = None,
     ) -> None:
         _check_group(plan)
         self._program, self._plan = program, plan
@@ -105,10 +105,12 @@ class DistributedPipeline:
         self.traffic = Traffic()
         """what this rank sent since it was cleared"""
         self._cuts = cut_crossings(plan, program.graph, self.traffic, compress)
+        check_dealing(plan, program.graph, rank, compress)
         self._parts = make_parts(program, plan, self._seat, self._mesh, self.device)
         self._weights = self._parts.weights
         self._stages = self._make_stages(mine, compress_gradients)
-        self._limit(limits)
+        early = plan.schedule.prefetch if prefetch is None else prefetch
+        self._limit(limits, early > 0)
         self._shared = SharedWeights(
             self._weights, exchanges(self._parts.shared, everyone, self._parts.tied), rank
         )
@@ -117,7 +119,7 @@ class DistributedPipeline:
         )
         self._schedule, self._late = make_prefetching(
             plan.schedule.name, plan.ranks, self._stages, self._num_microbatches,
-            self._loss if self._training else None, prefetch,
+            self._loss if self._training else None, early,
         )
         parameters = (weight for weight in self._weights.values() if isinstance(weight, nn.Parameter))
         trainable = {id(weight): weight for weight in parameters if weight.requires_grad}
@@ -133,6 +135,7 @@ class DistributedPipeline:
                 segment, graph, span, self.device, training=self._training, feed=None if index else self._feed,
                 incoming=self._cuts[index - 1] if index else None,
                 outgoing=self._cuts[index] if index + 1 < num_stages else None,
+                passed_back=partial(scaled, factor=gradient_factor(self._plan, index)),
             )
             if self._training:
                 module = replicated(module, self._mesh.data, codec=codec, but=tied)
@@ -144,13 +147,13 @@ class DistributedPipeline:
             ))  # fmt: skip
         return stages
 
-    def _limit(self, limits: Path | None) -> None:
+    def _limit(self, limits: Path | None, early: bool) -> None:
         if limits is None:
             return
         if self._mesh.pipeline is not None:
             raise RunError("links cannot be slowed down where several devices run a stage; run without --emulate, or "
                            "plan with --data-parallel 1 --tensor-parallel 1")
-        links = limited_links(limits, self._plan, self._program.graph, self._cuts)
+        links = limited_links(limits, self._plan, self._program.graph, self._cuts, early=early)
         for stage in self._stages:
             stage.links = links
 
@@ -169,20 +172,17 @@ class DistributedPipeline:
 
     def whole_weights(self) -> Mapping[str, torch.Tensor]:
         """Its stages' weights as they would be on one device; collective among the devices that share layers."""
-        return self._whole(self.weights())
+        return {name: self.parted.join(name, weight.detach()) for name, weight in self.weights().items()}
 
     def whole_gradients(self) -> Mapping[str, torch.Tensor]:
         """The gradients of its stages' parameters, as ``whole_weights``; of those that have one."""
         weights = self.weights().items()
-        return self._whole({name: weight.grad for name, weight in weights if weight.grad is not None})
+        return {name: self.parted.join(name, weight.grad) for name, weight in weights if weight.grad is not None}
 
-    def _whole(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        if self._mesh.tensor is None:
-            return tensors
-        team = Team(self._mesh.tensor, self._seat.tensor, self._seat.num_tensor)
-        shards = self._parts.shards
-        return {name: team.join(each.detach(), shards[name]) if name in shards else each
-                for name, each in tensors.items()}  # fmt: skip
+    @property
+    def parted(self) -> Parted:
+        """Which of its weights are parts."""
+        return self._parts.parted
 
     def user_weights(self) -> frozenset[str]:
         """Names of the weights that are the user's own objects, neither copies on another device nor parts."""
@@ -209,8 +209,7 @@ class DistributedPipeline:
             self._loss.start(own_share(targets, self._seat))
             return self._train()
         with torch.no_grad():
-            self._run()
-            return self._output() if self._is_last and self._seat.tensor == 0 else None
+            return self._infer()
 
     def _train(self) -> torch.Tensor | None:
         if self.optimizer is not None:  # replicas' gradients stay where they are sent from
@@ -230,11 +229,27 @@ class DistributedPipeline:
             dist.reduce(loss, dist.get_global_rank(self._mesh.data, 0), group=self._mesh.data)
         return loss / self._seat.num_data if self._seat.is_first else None
 
+    def _infer(self) -> Any:
+        graph = self._program.graph
+        joined = JoinedOutputs(graph, self._num_microbatches)
+        chunks: list[tuple[torch.Tensor, ...]] = []
+        take = joined.add if self._joins_outputs and self._mesh.data is None else chunks.append
+        if self._is_last:
+            self._stages[-1].take = lambda values: take(restore_shapes(values, graph))
+        self._run()
+        self._stages[-1].take = None
+        if not self._is_last or self._seat.tensor:
+            return None
+        if not self._joins_outputs:
+            return tuple(self._program.unflatten_outputs(chunk) for chunk in chunks)
+        if self._mesh.data is None:
+            return self._program.unflatten_outputs(joined.tensors)
+        chunks = gather_replicas(chunks, self._mesh.data, self._seat)
+        return self._program.unflatten_outputs(join_outputs(chunks, graph, len(chunks))) if chunks else None
+
     def _run(self, **words: Any) -> None:
-        self._stages[-1].kept.clear()
-        self._stages[-1].keeps_outputs = self._is_last and not self._training
         with self._alike():
-            self._schedule.step(*((self._numbers(),) if self._is_first else ()), **_NOT_JOINED, **words)
+            self._schedule.step(*((self._numbers(),) if self._is_first else ()), **NOT_JOINED, **words)
 
     def _alike(self) -> AbstractContextManager[None]:
         """Devices that share layers have to draw the same random numbers; replicas draw others."""
@@ -243,15 +258,6 @@ class DistributedPipeline:
         seed = torch.randint(2**62, ()).to(self.device)
         dist.broadcast(seed, dist.get_global_rank(self._mesh.stage, 0), group=self._mesh.stage)
         return draw_alike(int(seed) + self._seat.data, self.device)
-
-    def _output(self) -> Any:
-        graph = self._program.graph
-        chunks = [restore_shapes(values, graph) for values in self._stages[-1].kept]
-        self._stages[-1].kept.clear()
-        if not self._joins_outputs:
-            return tuple(self._program.unflatten_outputs(chunk) for chunk in chunks)
-        chunks = gather_replicas(chunks, self._mesh.data, self._seat)
-        return self._program.unflatten_outputs(join_outputs(chunks, graph, len(chunks))) if chunks else None
 
     def _examples(self, cut: int, boundary: int) -> tuple[torch.Tensor, ...]:
         crossings = self._cuts[cut] if cut < len(self._cuts) else None
@@ -263,13 +269,6 @@ class DistributedPipeline:
     @property
     def _num_microbatches(self) -> int:
         return self._plan.schedule.num_microbatches
-
-
-_NOT_JOINED: dict[str, Any] = (
-    {"return_outputs": False} if "return_outputs" in inspect.signature(ScheduleGPipe.step).parameters else {}
-)
-"""Newer torch can be told not to concatenate the last stage's outputs, which for a language model's logits costs as
-much as a layer; we keep them ourselves."""
 
 
 def _check_group(plan: Plan) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
 from autopart.errors import DeviceError
+from autopart.orders import ONE_PER_RANK, torch_name
 from autopart.running.cuts import CutCrossings
 from autopart.running.limitedlinks import LimitedLinks, SlowCut
 from autopart.running.records import Throttle
@@ -72,7 +74,9 @@ def _cut_links(plan: Plan) -> list[tuple[frozenset[int], Link] | None]:
     return found
 
 
-def limited_links(path: Path, plan: Plan, graph: Graph, cuts: Sequence[CutCrossings]) -> LimitedLinks:
+def limited_links(
+    path: Path, plan: Plan, graph: Graph, cuts: Sequence[CutCrossings], *, early: bool = False
+) -> LimitedLinks:
     """The given links of a plan's cluster, for one rank; others have no limit.
 
     Args:
@@ -80,25 +84,27 @@ def limited_links(path: Path, plan: Plan, graph: Graph, cuts: Sequence[CutCrossi
         plan: of emulated devices.
         graph: of one micro-batch.
         cuts: how values cross, so that encoded ones take as long as they are.
+        early: receives are posted before they are needed.
     """
     training, between = plan.job.mode == "train", _cut_links(plan)
     numbers = {pair: index for index, pair in enumerate(dict.fromkeys(each[0] for each in between if each))}
     slow: list[SlowCut | None] = []
-    for found, crossings, (_, end) in zip(between, cuts, spans(plan, graph)[:-1], strict=True):
+    ups = [one < other for one, other in itertools.pairwise(plan.ranks)]
+    for found, crossings, (_, end), up in zip(between, cuts, spans(plan, graph)[:-1], ups, strict=True):
         if found is None:
             slow.append(None)
             continue
         pair, link = found
         wires = boundary_examples(graph, end, training=training, crossings=crossings)
         slow.append(SlowCut(
-            link=numbers[pair],
+            link=numbers[pair], goes_up=up,
             forward_seconds=sum(link.seconds(wire.nbytes) for wire in wires),
             backward_seconds=sum(link.seconds(wire.nbytes) for wire in wires if wire.requires_grad),
         ))  # fmt: skip
-    one_each = plan.ranks == tuple(range(len(plan.stages)))
+    name, num = plan.schedule.name if training else "gpipe", plan.schedule.num_microbatches
+    stock = None if early else torch_name(name, plan.ranks, num)
     return LimitedLinks(
-        path, slow, plan.schedule.num_microbatches,
-        waits_for_sends=training and one_each and plan.schedule.name == "1f1b",
+        path, slow, num, both_ways=stock not in ONE_PER_RANK.values(), waits_for_sends=stock == ONE_PER_RANK["1f1b"]
     )
 
 

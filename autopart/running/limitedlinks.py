@@ -1,9 +1,10 @@
 """Links of limited bandwidth and latency between the ranks of one machine.
 
 Ranks really exchange their messages at once; whoever receives one sleeps until it would have come.  A message starts
-when both ends have posted it and the link is free, and a link carries one message at a time, in either direction: so it
-is with gloo over a shaped link, and so the planner simulates it.  The ranks share a small file of times, which works
-because the clock is the machine's.
+when its sender has it, knows that the receive is posted, and the link is free.  A link carries one message at a time,
+in either direction; where receives are posted early, one each way, and the word of a receiver queues behind what that
+end is sending.  So it is with gloo over a shaped link, and so the planner simulates it.  The ranks share a small file
+of times, which works because the clock is the machine's.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ class SlowCut:
 
     link: int
     """number of the link; cuts between the same two devices have the same"""
+    goes_up: bool = True
+    """the values' receiver has a higher rank than their sender: which of the link's two ways they take"""
     forward_seconds: float
     backward_seconds: float
 
@@ -46,6 +49,7 @@ class LimitedLinks:
         path: of a file that all ranks share; made if it is not there.
         cuts: after every stage but the last; None where the link has no limit.
         num_microbatches: of a step.
+        both_ways: a link carries a message each way at a time.
         waits_for_sends: a rank that waits for a gradient waits for the value that it sent last too, and the other way
             round, as torch's 1F1B does.
         clock: seconds, the same on all ranks.
@@ -53,12 +57,13 @@ class LimitedLinks:
     """
 
     def __init__(
-        self, path: Path, cuts: Sequence[SlowCut | None], num_microbatches: int, *, waits_for_sends: bool = False,
-        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+        self, path: Path, cuts: Sequence[SlowCut | None], num_microbatches: int, *, both_ways: bool = False,
+        waits_for_sends: bool = False, clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self._cuts, self._num_microbatches = tuple(cuts), num_microbatches
-        self._waits_for_sends, self._clock, self._sleep = waits_for_sends, clock, sleep
-        self._num_links = 1 + max((cut.link for cut in self._cuts if cut is not None), default=-1)
+        self._both_ways, self._waits_for_sends, self._clock, self._sleep = both_ways, waits_for_sends, clock, sleep
+        self._num_links = 2 * (1 + max((cut.link for cut in self._cuts if cut is not None), default=-1))
         num_fields = self._num_links + _FIELDS * _ROUNDS * 2 * len(self._cuts) * num_microbatches
         self._file = path.open("a+b")
         with self._locked():
@@ -77,13 +82,15 @@ class LimitedLinks:
         message = self._message(key, self._posts[key, sends])
         self._posts[key, sends] += 1
         mine, other, arrival = (message, message + 1, message + 2) if sends else (message + 1, message, message + 2)
+        link, back = self._links(slow, way)
         with self._locked():
-            self._times[mine] = self._clock()
+            told = 0.0 if sends else self._times[back]  # the word that a receive is posted queues there
+            self._times[mine] = max(self._clock(), told)
             self._times[arrival] = 0.0  # of an earlier message in this place
             if self._times[other]:
-                start = max(self._clock(), self._times[slow.link])
+                start = max(self._times[mine], self._times[other], self._times[link])
                 seconds = slow.forward_seconds if way == "forward" else slow.backward_seconds
-                self._times[arrival] = self._times[slow.link] = start + seconds
+                self._times[arrival] = self._times[link] = start + seconds
         if sends and self._waits_for_sends:
             self._unsent = way, arrival
 
@@ -106,6 +113,11 @@ class LimitedLinks:
         left_seconds = self._times[arrival] - self._clock()
         if left_seconds > 0:
             self._sleep(left_seconds)
+
+    def _links(self, cut: SlowCut, way: Way) -> tuple[int, int]:
+        """Where it is written until when the link is busy the way a message goes, and the other way."""
+        goes_up = self._both_ways and (way == "forward") == cut.goes_up
+        return 2 * cut.link + goes_up, 2 * cut.link + (self._both_ways and not goes_up)
 
     def _key(self, way: Way, cut: int, microbatch: int) -> int:
         return (2 * cut + (way == "backward")) * self._num_microbatches + microbatch

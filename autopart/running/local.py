@@ -18,7 +18,7 @@ from autopart.running.loss import LossFunction, Objective
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
 from autopart.running.parcels import sender_for
-from autopart.running.stages import check_alone, spans, stage_device, stage_segment, stage_weights
+from autopart.running.stages import check_alone, rerun_planned, spans, stage_device, stage_segment, stage_weights
 from autopart.running.tied import sharings
 from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
@@ -65,6 +65,7 @@ class LocalPipeline:
         self.traffic = Traffic()
         """what crossed from device to device since it was cleared"""
         self._placed: dict[torch.device, dict[str, torch.Tensor]] = {device: {} for device in self._devices}
+        self._notes: tuple[str, ...] = ()
         self._stages = self._make_stages()
         self._cuts = self._make_cuts(compress)
         self._copies = Copies(tuple(self._tied()))
@@ -78,14 +79,14 @@ class LocalPipeline:
         self.optimizer = make_optimizer(optimizer, once) if self._training else None
 
     def _make_stages(self) -> tuple[LocalStage, ...]:
-        graph = self._program.graph
-        return tuple(
-            LocalStage(
-                stage_segment(self._program, span, device, self._placed[device]),
-                [self._training and value.differentiable for value in graph.crossing(span[0])],
-            )
-            for span, device in zip(spans(self._plan, graph), self._devices, strict=True)
-        )
+        graph, made = self._program.graph, []
+        for stage, span, device in zip(self._plan.stages, spans(self._plan, graph), self._devices, strict=True):
+            whole = stage_segment(self._program, span, device, self._placed[device])
+            segment, notes = rerun_planned(whole, stage, training=self._training)
+            self._notes += notes
+            carries = [self._training and value.differentiable for value in graph.crossing(span[0])]
+            made.append(LocalStage(segment, carries))
+        return tuple(made)
 
     def _make_cuts(self, compress: CodecName | None) -> tuple[LocalCut, ...]:
         send = sender_for(self._devices)
@@ -105,7 +106,7 @@ class LocalPipeline:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how this is run."""
-        return self._objective.notes
+        return self._objective.notes + self._notes
 
     def weights(self) -> Mapping[str, torch.Tensor]:
         """All stages' parameters and buffers, by their names in the user's model; of a tied one the first stage's."""

@@ -1,16 +1,19 @@
 """Which process of a run does what: one process per device, its part of its stage's group, and whom it talks to.
 
 The devices of a stage form a grid of ``data_parallel`` rows and ``tensor_parallel`` columns, numbered along the rows,
-so that devices which share layers are neighbours.  All stages have as many rows: replica *d* of a stage talks to
-replica *d* of the next.  They may differ in columns: values at a boundary are whole on every device of a row, so
-column *t* sends to the columns of the next stage that are *t* modulo the stage's own number of them, and gradients come
-back in the same way.  A DeviceMesh cannot say that, so the process groups are made one by one.
+so that devices which share layers are neighbours.  Stages may differ in both.  Values at a boundary are whole on every
+device of a row, so column *t* sends to the columns of the next stage that are *t* modulo the stage's own number of
+them, and gradients come back in the same way.  A row sends each of its samples to the row of the next stage that has
+it, which is the row of its own number where both have as many.  A DeviceMesh cannot say that, so the process groups are
+made one by one.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import product
 
 import torch
 import torch.distributed as dist
@@ -20,11 +23,13 @@ from autopart.schema.plan import Plan, Stage
 
 __all__ = [
     "Mesh",
+    "Peer",
     "Routes",
     "Seat",
-    "check_groups", "check_recomputation",
+    "check_groups",
     "make_mesh",
     "num_replicas",
+    "own_process",
     "process_device",
     "process_devices",
     "processes",
@@ -54,18 +59,34 @@ class Seat:
         """Whether the process is the first of its device group."""
         return self.data == self.tensor == 0
 
+    def is_at(self, data: int, tensor: int) -> bool:
+        """Whether it is in this row and column, counted round where its group has fewer."""
+        return self.data == data % self.num_data and self.tensor == tensor % self.num_tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """Who a process exchanges boundary values with, and which samples of its own share: start .. stop - 1."""
+
+    process: int
+    start: int
+    stop: int
+    carries_rest: bool
+    """what is not batched goes this way too: the receiver gets it once"""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Routes:
     """The processes that a process exchanges a stage's boundary values with."""
 
-    to_next: tuple[int, ...]
-    from_next: int
-    """of gradients; -1 for the last stage"""
-    to_previous: tuple[int, ...]
+    num_samples: int
+    """of a micro-batch, that the process has"""
+    to_next: tuple[Peer, ...]
+    from_next: tuple[Peer, ...]
     """of gradients"""
-    from_previous: int
-    """-1 for the first stage"""
+    to_previous: tuple[Peer, ...]
+    """of gradients"""
+    from_previous: tuple[Peer, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,14 +126,28 @@ def process_device(plan: Plan, process: int) -> torch.device:
     return torch.device(device.torch_device)
 
 
+def own_process(plan: Plan) -> int | None:
+    """The number of this process under torchrun; None if it is not under torchrun, or has no part in the plan."""
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        return None
+    process = int(os.environ["RANK"])
+    return process if process < len(process_devices(plan)) else None
+
+
 def num_replicas(plan: Plan) -> int:
     """How many replicas share every micro-batch."""
     return max(stage.data_parallel for stage in plan.stages)
 
 
-def samples_per_replica(plan: Plan) -> int:
-    """Samples of a micro-batch that go through a stage at once, which is the size to trace the model at."""
-    return plan.job.batch // plan.schedule.num_microbatches // num_replicas(plan)
+def samples_per_replica(plan: Plan, process: int | None = None) -> int:
+    """Samples of a micro-batch that go through a stage at once, which is the size to trace the model at.
+
+    Args:
+        plan: whose stages may differ in replicas.
+        process: one whose stages are meant; None: those with the most replicas.
+    """
+    count = num_replicas(plan) if process is None else seats(plan)[process].num_data
+    return plan.job.batch // plan.schedule.num_microbatches // count
 
 
 def seats(plan: Plan) -> tuple[Seat, ...]:
@@ -133,21 +168,45 @@ def routes(plan: Plan, process: int, stage: int) -> Routes:
     everyone = seats(plan)
     own = everyone[process]
 
+    num_samples = plan.job.batch // plan.schedule.num_microbatches
+
     def neighbours(other: int) -> list[Seat]:
         if not 0 <= other < len(plan.stages):
             return []
-        return [seat for seat in everyone if seat.rank == plan.ranks[other] and seat.data == own.data]
+        return [seat for seat in everyone if seat.rank == plan.ranks[other] and _overlap(own, seat, num_samples)]
 
-    def source(others: list[Seat]) -> int:
-        return next((seat.process for seat in others if seat.tensor == own.tensor % seat.num_tensor), -1)
+    def sources(others: list[Seat]) -> tuple[Peer, ...]:
+        found = [seat for seat in others if seat.tensor == own.tensor % seat.num_tensor]
+        return tuple(_peer(own, seat, num_samples, sender=seat) for seat in found)
 
-    def targets(others: list[Seat]) -> tuple[int, ...]:
-        return tuple(seat.process for seat in others if seat.tensor % own.num_tensor == own.tensor)
+    def targets(others: list[Seat]) -> tuple[Peer, ...]:
+        found = [seat for seat in others if seat.tensor % own.num_tensor == own.tensor]
+        return tuple(_peer(own, seat, num_samples, sender=own) for seat in found)
 
     after, before = neighbours(stage + 1), neighbours(stage - 1)
     return Routes(
-        to_next=targets(after), from_next=source(after), to_previous=targets(before), from_previous=source(before)
-    )
+        num_samples=num_samples // own.num_data, to_next=targets(after), from_next=sources(after),
+        to_previous=targets(before), from_previous=sources(before),
+    )  # fmt: skip
+
+
+def _share(seat: Seat, num_samples: int) -> range:
+    each = num_samples // seat.num_data
+    return range(seat.data * each, (seat.data + 1) * each)
+
+
+def _overlap(one: Seat, other: Seat, num_samples: int) -> range:
+    """The samples of a micro-batch that both have."""
+    ours, theirs = _share(one, num_samples), _share(other, num_samples)
+    return range(max(ours.start, theirs.start), min(ours.stop, theirs.stop))
+
+
+def _peer(own: Seat, other: Seat, num_samples: int, *, sender: Seat) -> Peer:
+    common, begin = _overlap(own, other, num_samples), _share(own, num_samples).start
+    receiver = other if sender is own else own
+    first = _share(receiver, num_samples).start // (num_samples // sender.num_data)
+    return Peer(process=other.process, start=common.start - begin, stop=common.stop - begin,
+                carries_rest=sender.data == first)  # fmt: skip
 
 
 def make_mesh(plan: Plan, process: int) -> Mesh:
@@ -156,10 +215,10 @@ def make_mesh(plan: Plan, process: int) -> Mesh:
     if len(everyone) == len(_groups(plan)):
         return Mesh(pipeline=None, stage=None, data=None, tensor=None)
     own = everyone[process]
-    most_tensor = max(seat.num_tensor for seat in everyone)
+    most_data, most_tensor = max(seat.num_data for seat in everyone), max(seat.num_tensor for seat in everyone)
     columns = {
-        (data, tensor): [s.process for s in everyone if s.data == data and s.tensor == tensor % s.num_tensor]
-        for data in range(own.num_data) for tensor in range(most_tensor)
+        place: [seat.process for seat in everyone if seat.is_at(*place)]
+        for place in product(range(most_data), range(most_tensor))
     }
     pipelines = {place: dist.new_group(members) for place, members in columns.items()}
     return Mesh(
@@ -170,37 +229,22 @@ def make_mesh(plan: Plan, process: int) -> Mesh:
     )
 
 
-def check_recomputation(plan: Plan) -> None:
-    """Refuses stages that count on recomputation, which would need more memory than planned.
-
-    Raises:
-        RunError: there is one.
-    """
-    found = next((stage for stage in plan.stages if stage.recompute), None)
-    if found is not None:
-        raise RunError(
-            f"stage {found.index} is planned to run its forward again in the backward, which running does not do yet; "
-            "plan with --recompute never"
-        )
-
-
 def check_groups(plan: Plan, *, training: bool) -> None:
     """Refuses groups of devices that cannot be run together.
 
     Raises:
-        RunError: the stages differ in replicas, or the schedule gives wrong gradients with replicas, or a stage counts
-            on recomputation.
+        RunError: replicas cannot share a micro-batch's samples evenly, or the schedule gives wrong gradients with them.
     """
-    check_recomputation(plan)
-    counts = sorted({stage.data_parallel for stage in plan.stages})
-    if len(counts) > 1:
+    most, num_samples = num_replicas(plan), plan.job.batch // plan.schedule.num_microbatches
+    uneven = next((stage for stage in plan.stages if num_samples % stage.data_parallel), None)
+    if uneven is not None:
         raise RunError(
-            f"the plan has stages of {counts[0]} and of {counts[-1]} replicas, between which samples would have to be "
-            f"dealt anew at every boundary; plan with --data-parallel 1, or for devices that stages can share evenly"
+            f"the {uneven.data_parallel} replicas of stage {uneven.index} cannot share the {num_samples} samples of a "
+            f"micro-batch evenly; plan with another --batch or --microbatches"
         )
-    if training and counts[0] > 1 and plan.schedule.name == "zero-bubble":
+    if training and most > 1 and plan.schedule.name == "zero-bubble":
         raise RunError(
-            f"{counts[0]} replicas with the zero-bubble schedule give wrong gradients (torch's DistributedDataParallel "
+            f"{most} replicas with the zero-bubble schedule give wrong gradients (torch's DistributedDataParallel "
             f"misses backward passes in halves); plan with --schedule 1f1b or interleaved, or with --data-parallel 1"
         )
 

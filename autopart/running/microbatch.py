@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from autopart.errors import UsageError
 from autopart.schema.graph import Graph
 
-__all__ = ["join_outputs", "split_inputs", "split_targets"]
+__all__ = ["JoinedOutputs", "join_outputs", "split_inputs", "split_targets"]
 
 
 def split_inputs(
@@ -59,37 +59,52 @@ def split_targets(targets: Any, batch: int, num_microbatches: int) -> tuple[tupl
     return tuple(pytree.tree_unflatten([row[index] for row in rows], spec) for index in range(num_microbatches))
 
 
-def join_outputs(
-    chunks: Iterable[tuple[torch.Tensor, ...]], graph: Graph, num_microbatches: int
-) -> tuple[torch.Tensor, ...]:
-    """The model's output tensors for the whole batch, from those of the micro-batches.
+class JoinedOutputs:
+    """The model's output tensors for the whole batch, made as those of the micro-batches come.
 
     Batched tensors are concatenated; a floating scalar (a loss) is averaged, as equal micro-batches allow; any
     other tensor does not depend on the batch and is the first micro-batch's.  Each chunk is copied to its place as it
     comes, so that chunks which nobody else holds are never there all at once beside the joined output.
     """
-    if num_microbatches == 1:
-        (only,) = chunks
-        return only
-    joined: list[torch.Tensor] = []
-    coming = iter(chunks)
-    for index in range(num_microbatches):  # no name for the chunk here: it would be there while the next is computed
-        joined = _placed(next(coming), index, joined, graph.batch_size, num_microbatches)
-    return tuple(joined)
+
+    def __init__(self, graph: Graph, num_microbatches: int) -> None:
+        self._microbatch_size, self._num_microbatches = graph.batch_size, num_microbatches
+        self._num_taken = 0
+        self.tensors: tuple[torch.Tensor, ...] = ()
+        """complete when all chunks have been added"""
+
+    def add(self, chunk: tuple[torch.Tensor, ...]) -> None:
+        """The next micro-batch's output tensors."""
+        first = self._num_taken * self._microbatch_size
+        self._num_taken += 1
+        if self._num_microbatches == 1:
+            self.tensors = chunk
+            return
+        self.tensors = self.tensors or tuple(self._room_for(value) for value in chunk)
+        for room, value in zip(self.tensors, chunk, strict=True):
+            if self._is_batched(value):
+                room[first : first + self._microbatch_size] = value
+            elif _is_mean(value):
+                room += value / self._num_microbatches
+
+    def _room_for(self, value: torch.Tensor) -> torch.Tensor:
+        """Where the chunks of an output go, if it is not the same for all."""
+        if self._is_batched(value):
+            return value.new_empty((self._num_microbatches * self._microbatch_size, *value.shape[1:]))
+        return torch.zeros_like(value) if _is_mean(value) else value
+
+    def _is_batched(self, value: torch.Tensor) -> bool:
+        return value.dim() > 0 and value.shape[0] == self._microbatch_size
 
 
-def _placed(
-    chunk: tuple[torch.Tensor, ...], index: int, joined: list[torch.Tensor], microbatch_size: int,
-    num_microbatches: int,
-) -> list[torch.Tensor]:  # fmt: skip
-    """The joined outputs with one chunk in its place; they are made for the first."""
-    joined = joined or [_room_for(value, microbatch_size, num_microbatches) for value in chunk]
-    for room, value in zip(joined, chunk, strict=True):
-        if _is_batched(value, microbatch_size):
-            room[index * microbatch_size : (index + 1) * microbatch_size] = value
-        elif _is_mean(value):
-            room += value / num_microbatches
-    return joined
+def join_outputs(
+    chunks: Iterable[tuple[torch.Tensor, ...]], graph: Graph, num_microbatches: int
+) -> tuple[torch.Tensor, ...]:
+    """The model's output tensors for the whole batch, from those of the micro-batches; see ``JoinedOutputs``."""
+    joined, coming = JoinedOutputs(graph, num_microbatches), iter(chunks)
+    for _ in range(num_microbatches):  # no name for the chunk here: it would be there while the next is computed
+        joined.add(next(coming))
+    return joined.tensors
 
 
 def _split(
@@ -107,16 +122,5 @@ def _split(
     )
 
 
-def _is_batched(value: torch.Tensor, microbatch_size: int) -> bool:
-    return value.dim() > 0 and value.shape[0] == microbatch_size
-
-
 def _is_mean(value: torch.Tensor) -> bool:
     return not value.dim() and value.is_floating_point()
-
-
-def _room_for(value: torch.Tensor, microbatch_size: int, num_microbatches: int) -> torch.Tensor:
-    """Where the chunks of an output go, if it is not the same for all."""
-    if _is_batched(value, microbatch_size):
-        return value.new_empty((num_microbatches * microbatch_size, *value.shape[1:]))
-    return torch.zeros_like(value) if _is_mean(value) else value

@@ -74,6 +74,8 @@ class RankSpec:
     """time the layers of a stage one by one after the timed steps"""
     compress: CodecName | None = None
     """a codec for what crosses from rank to rank, instead of the plan's"""
+    compress_gradients: Literal["none", "fp16", "bf16"] = "none"
+    """what the gradients of data-parallel replicas travel as"""
     emulated: bool = False
     """the plan's devices are emulated: their memory caps are kept, and the links given for them limited"""
     throttle: Throttle = "sleep"

@@ -9,8 +9,7 @@ import torch
 from torch.distributed.pipelining import PipelineStage, schedules
 
 from autopart.errors import RunError
-from autopart.orders import Action, Deed, orders_of, torch_name
-from autopart.running.prefetch import Step, can_prefetch, with_messages
+from autopart.orders import Action, Deed, Step, orders_of, torch_name, with_messages
 from autopart.schema.job import ScheduleName
 
 __all__ = ["Schedule", "make_prefetching", "make_schedule"]
@@ -71,9 +70,7 @@ def make_prefetching(
         ahead: 0: the usual schedule.
     """
     why = ""
-    if not can_prefetch(owners):
-        why = "a device has several stages, whose messages would come in another order than they are expected in"
-    elif stages[0].device.type == "cuda":
+    if stages[0].device.type == "cuda":
         why = "NCCL works in the order of posting, so that a receive posted early holds up the sends behind it"
     elif ahead:
         try:
@@ -92,15 +89,15 @@ def _prefetching(
         stages, num_microbatches, loss_fn=loss, scale_grads=False
     )
     orders = orders_of(name if loss is not None else "gpipe", owners, num_microbatches)
-    if loss is None:
-        orders = tuple(tuple(action for action in order if action.deed == "forward") for order in orders)
     runtime._prepare_schedule_with_comms(
         {
-            rank: [_step(step) for step in with_messages(order, len(owners), ahead)]
+            rank: [_step(step) for step in with_messages(order, owners, ahead)]
             for rank, order in enumerate(orders)
         },
         format="compute_comms",
     )
+    if loss is None:
+        _keep_forwards(runtime)
     return runtime
 
 

@@ -40,6 +40,7 @@ def run(
     directory: str | Path | None = None,
     group_timeout_seconds: float = 600.0,
     compress: CodecName | None = None,
+    compress_gradients: Literal["none", "fp16", "bf16"] = "none",
     emulated: bool = False,
     throttle: Throttle = "sleep",
     progress: Progress = silent,
@@ -61,6 +62,7 @@ def run(
         directory: what relative paths in ``source`` are relative to; None: the working directory.
         group_timeout_seconds: after which torch gives up waiting for a rank that hangs.
         compress: a codec for what crosses from rank to rank, instead of what the plan says.
+        compress_gradients: what the gradients of data-parallel replicas travel as.
         emulated: the plan's devices stand for others (``emulated_plan``): their memory caps and given links are kept.
         throttle: how devices whose speed is below 1 are made slow.
         progress: told of every step.
@@ -75,7 +77,7 @@ def run(
             mode="pipeline", plan_path=str(Path(scratch) / "plan.json"), source=source,
             source_directory=str(directory or os.getcwd()), directory=scratch, devices=process_devices(plan),
             steps=steps, warmup=warmup, seed=seed, group_timeout_seconds=group_timeout_seconds, layers=layers,
-            compress=compress, emulated=emulated, throttle=throttle,
+            compress=compress, compress_gradients=compress_gradients, emulated=emulated, throttle=throttle,
         )  # fmt: skip
         store.save_plan(plan, spec.plan_path)
         why_not = _why_not_single(plan) if single else "it was not asked for"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,11 +10,11 @@ from torch import fx
 from autopart.program import Program, Segment
 from autopart.recompute import region_of
 from autopart.running.dataparallel import batch_statistics, start_alike
-from autopart.running.mesh import Mesh, Seat, samples_per_replica
-from autopart.running.stages import rank_stages, rank_weights, spans, stage_segment
+from autopart.running.mesh import Mesh, Seat
+from autopart.running.stages import rank_stages, rank_weights, rerun_planned, spans, stage_segment
 from autopart.running.tied import Sharing, sharings
 from autopart.schema.plan import Plan
-from autopart.sharding import Shard, Shares, Team, reads_rows, share_layers
+from autopart.sharding import Parted, Shares, Team, reads_rows, share_layers
 from autopart.units import format_bytes
 
 __all__ = ["StageParts", "make_parts"]
@@ -27,8 +26,8 @@ class StageParts:
 
     segments: tuple[Segment, ...]
     """of every stage of the process, ascending"""
-    shards: Mapping[str, Shard]
-    """of the weights that the process has a part of"""
+    parted: Parted
+    """the weights that the process has a part of"""
     shared: tuple[Sharing, ...]
     """the weights that several device groups use"""
     tied: frozenset[str]
@@ -56,16 +55,19 @@ def make_parts(program: Program, plan: Plan, seat: Seat, mesh: Mesh, device: tor
     shared = sharings(rank_weights(plan, program.graph))
     notes = _replica_notes(plan, stages, whole)
     tied, pinned = _tied_names(program, plan, shared)
-    shards: dict[str, Shard] = {}
+    parted = Parted()
     if mesh.tensor is not None:
         team = Team(mesh.tensor, seat.tensor, seat.num_tensor)
         parts = [share_layers(program, segment, team, tied=tied, pinned=pinned) for segment in whole]
         notes += tuple(_whole_note(stage, part, seat) for stage, part in zip(stages, parts, strict=True) if part.whole)
-        shards = {name: shard for part in parts for name, shard in part.shards.items()}
+        parted = Parted(team=team, shards={name: each for part in parts for name, each in part.shards.items()})
         whole = [part.segment for part in parts]
+    training = plan.job.mode == "train"
+    ready = [rerun_planned(each, plan.stages[stage], training=training)
+             for stage, each in zip(stages, whole, strict=True)]  # fmt: skip
     return StageParts(
-        segments=tuple(whole), shards=shards, shared=shared, tied=tied,
-        draws=any(_draws(each) for each in whole), notes=notes,
+        segments=tuple(segment for segment, _ in ready), parted=parted, shared=shared, tied=tied,
+        draws=any(_draws(each) for each in whole), notes=notes + tuple(note for _, each in ready for note in each),
     )  # fmt: skip
 
 
@@ -98,7 +100,7 @@ def _replica_notes(plan: Plan, stages: tuple[int, ...], segments: list[Segment])
     num_replicas = plan.stages[stages[0]].data_parallel
     if plan.job.mode != "train" or num_replicas == 1 or not batch_statistics(segments):
         return ()
-    num_samples = samples_per_replica(plan)
+    num_samples = plan.job.batch // plan.schedule.num_microbatches // num_replicas
     return (
         f"Batch normalisation in stage {stages[0]} takes each replica's own statistics, of {num_samples} of the "
         f"micro-batch's {num_samples * num_replicas} samples; the running statistics are the first replica's.",

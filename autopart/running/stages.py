@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -11,9 +11,10 @@ from torch import nn
 from autopart.compression import Crossing
 from autopart.errors import RunError
 from autopart.program import Program, Segment
-from autopart.running.mesh import check_recomputation, num_replicas, samples_per_replica
+from autopart.rerun import rerun_layers
+from autopart.running.mesh import num_replicas, samples_per_replica
 from autopart.schema.graph import Graph, Value
-from autopart.schema.plan import Plan
+from autopart.schema.plan import Plan, Stage
 
 __all__ = [
     "Feed",
@@ -22,6 +23,7 @@ __all__ = [
     "check_alone",
     "rank_stages",
     "rank_weights",
+    "rerun_planned",
     "restore_shapes",
     "spans",
     "stage_device",
@@ -46,9 +48,8 @@ def check_alone(plan: Plan) -> None:
     """Refuses stages that several devices share or replicate, which takes a process for each of them.
 
     Raises:
-        RunError: there is one, or one that counts on recomputation.
+        RunError: there is one.
     """
-    check_recomputation(plan)
     wide = next((stage for stage in plan.stages if len(stage.devices) > 1), None)
     if wide is not None:
         num_processes = len({name for stage in plan.stages for name in stage.devices})
@@ -116,6 +117,21 @@ def stage_segment(
     return program.segment(*span, weight=weight, device=device)
 
 
+def rerun_planned(segment: Segment, stage: Stage, *, training: bool) -> tuple[Segment, tuple[str, ...]]:
+    """A stage's segment, in training with its layers run again in the backward if the plan says so, and notes on it."""
+    if not (training and stage.recompute):
+        return segment, ()
+    reruns = rerun_layers(segment)
+    if not reruns.kept:
+        return reruns.segment, ()
+    names = [stage.layers[layer - segment.first] for layer in reruns.kept]
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return reruns.segment, (
+        f"Stage {stage.index}: {len(names)} of its {len(stage.layers)} layers cannot be run again in the backward "
+        f"without side effects ({some}); they keep what they save, so the stage needs more memory than planned.",
+    )
+
+
 def boundary_examples(
     graph: Graph, boundary: int, *, training: bool, crossings: Sequence[Crossing] | None = None
 ) -> tuple[torch.Tensor, ...]:
@@ -155,6 +171,8 @@ class Feed:
 class StageModule(nn.Module):
     """A segment whose outputs can be sent; with ``incoming`` and ``outgoing`` as wires of their codecs.
 
+    ``passed_back`` is laid around what comes in and has a gradient, to change that gradient.
+
     Outputs are contiguous and have at least one dimension, and those that the graph holds for not differentiable
     are detached: both sides of a boundary must agree on which gradients travel back.
     """
@@ -170,8 +188,10 @@ class StageModule(nn.Module):
         feed: Feed | None = None,
         incoming: Sequence[Crossing] | None = None,
         outgoing: Sequence[Crossing] | None = None,
+        passed_back: Callable[[torch.Tensor], torch.Tensor] | None = None,
     ) -> None:
         super().__init__()
+        self._passed_back = passed_back
         self._incoming, self._outgoing = incoming, outgoing
         self.segment = segment
         self._device = device
@@ -188,6 +208,8 @@ class StageModule(nn.Module):
             values = tuple(crossing.unpack(wire) for crossing, wire in zip(self._incoming, values, strict=True))
         else:
             values = tuple(value.view(s) for value, s in zip(values, self._input_shapes, strict=True))
+        if self._passed_back is not None:
+            values = tuple(self._passed_back(value) if value.requires_grad else value for value in values)
         outputs: tuple[torch.Tensor, ...] = self.segment(*values)
         if self._is_last:
             return tuple(output.reshape(_at_least_1d(tuple(output.shape))) for output in outputs)
@@ -239,7 +261,8 @@ def _check_same_model(plan: Plan, graph: Graph) -> None:
             f"the plan is of another model: {plan.model.name} with {len(planned)} layers, this one has "
             f"{len(traced)}{where}; plan this model again"
         )
-    num_samples = samples_per_replica(plan)
-    if graph.batch_size != num_samples:
+    num_samples = plan.job.batch // plan.schedule.num_microbatches
+    if graph.batch_size not in {num_samples // stage.data_parallel for stage in plan.stages}:
+        num_samples = samples_per_replica(plan)
         raise RunError(f"the model was traced at {graph.batch_size} samples, the plan's micro-batch has {num_samples}"
                        f"{' for each replica' * (num_replicas(plan) > 1)}; trace it at that size")

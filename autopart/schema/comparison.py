@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from autopart.schema.generation import Requests
 from autopart.schema.job import Job
 
 __all__ = ["Added", "Comparison", "Criterion", "DeviceSet"]
@@ -39,8 +40,9 @@ class DeviceSet:
     num_microbatches: int | None = None
     step_seconds: float | None = None
     throughput_per_second: float | None = None
-    """samples"""
+    """samples, or new tokens where text is generated"""
     latency_seconds: float | None = None
+    """of one micro-batch, or until the first token where text is generated"""
     bubble_fraction: float | None = None
     headroom_bytes: int | None = None
     """least free memory of a device in use at its peak"""
@@ -48,6 +50,11 @@ class DeviceSet:
     """of that device's cap"""
     rent_usd_per_hour: float | None = None
     cost_per_million: float | None = None
+    """samples, or new tokens where text is generated"""
+    cost_per_million_tokens: float | None = None
+    """where samples are made of tokens"""
+    step_token_seconds: float | None = None
+    """where text is generated, of one token of one request"""
     bottleneck: str = ""
     gap: float | None = None
     """the plan is proven to be within it of the best"""
@@ -78,3 +85,7 @@ class Comparison:
     sets: tuple[DeviceSet, ...]
     remarks: tuple[str, ...] = ()
     """what was not looked at"""
+    requests: Requests | None = None
+    """where text is generated: of what"""
+    tokens_per_sample: int | None = None
+    """where a sample is a sequence of tokens"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from autopart.schema.advice import Advice, Sensitivity
 from autopart.schema.codec import CodecName
 from autopart.schema.device import Cluster
 from autopart.schema.generation import Generation
@@ -142,6 +143,8 @@ class Schedule:
     num_microbatches: int
     warmup: tuple[int, ...]
     """per stage, forward micro-batches before its first backward (training); 0 for inference"""
+    prefetch: int = 0
+    """computations that a receive is posted before it is needed; 0: as torch's schedules do"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +267,10 @@ class Plan:
     """empty: nothing was checked (``--no-verify``)"""
     generation: Generation | None = None
     """where text is generated (``--mode generate``), what that gives; a sample of the job is a token then"""
+    advice: tuple[Advice, ...] = ()
+    """what would be better, the largest gain first, then what there is to know; empty: none was sought or found"""
+    sensitivity: tuple[Sensitivity, ...] = ()
+    """what would change the plan; empty: it was not looked for"""
 
     def __post_init__(self) -> None:
         if [stage.index for stage in self.stages] != list(range(len(self.stages))) or not self.stages:

@@ -32,6 +32,8 @@ class Recipe:
     clip: float | None = None
     """the most that the norm of all gradients together may be; None: any"""
     precision: Precision = "full"
+    compress_gradients: Literal["none", "fp16", "bf16"] = "none"
+    """what the gradients of data-parallel replicas travel as"""
     accumulate: int = 1
     """batches of the plan per step; the gradient is that of their mean loss"""
     shuffle: bool = True

@@ -54,13 +54,10 @@ def share_layers(
     rewriting = Rewriting(segment, team, shapes, _rule_of, tied=frozenset(tied), pinned=frozenset(pinned))
     rewriting.run()
     body = fx.GraphModule(rewriting.root(), rewriting.graph, class_name="SharedSegment")
-    shared = Segment(
-        body, range(segment.first, segment.last), segment.input_names, segment.output_names, segment.device
-    )
-    shared.__dict__.update(autocast=segment.autocast, output_dtypes=segment.output_dtypes)
     matrices = (name for name, weight in segment.named_parameters() if weight.dim() > 1)
     return Shares(
-        segment=shared, shards=rewriting.shards, whole=tuple(name for name in matrices if name not in rewriting.shards)
+        segment=segment.with_body(body), shards=rewriting.shards,
+        whole=tuple(name for name in matrices if name not in rewriting.shards)
     )
 
 

@@ -40,8 +40,8 @@ class SplitModule(nn.Module):
     """A model that runs on several devices: the same call, the same ``state_dict`` keys, the same Parameter objects.
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
-    devices in place, as ``module.to`` would.  A call with new shapes or sizes, in other training modes or with other hooks is
-    traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from stage to
+    devices in place, as ``module.to`` would.  A call with new shapes or sizes, in other training modes or with other
+    hooks is traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from stage to
     stage.
     """
 

@@ -101,8 +101,9 @@ def _trainer(
     device = running.process_device(plan, rank or 0)
     loss = ScaledLoss(source.loss_fn, recipe.precision, device)
     program = dataclasses.replace(program, autocast=autocast_dtype(recipe.precision, device))
-    pipeline = running.pipeline(program, plan, loss_fn=loss)
-    part = part_of(program, plan, pipeline.weights(), device, rank)
+    pipeline = running.pipeline(program, plan, loss_fn=loss, compress_gradients=recipe.compress_gradients)
+    parted = pipeline.parted if isinstance(pipeline, running.DistributedPipeline) else None
+    part = part_of(program, plan, pipeline.weights(), device, rank, parted)
     exchange = alone if rank is None else across_ranks(device)
     stopwatch = pipeline.stopwatch if isinstance(pipeline, running.DistributedPipeline) else None
     trainer = Trainer(pipeline, part, recipe, loss, exchange=exchange, stopwatch=stopwatch, optimizer=optimizer)
@@ -110,9 +111,9 @@ def _trainer(
 
 
 def _give_back(program: Program, part: Part) -> None:
-    """Copies weights that were trained on another device into the user's model."""
+    """Copies weights that were trained on another device, or in parts, into the user's model."""
     with torch.no_grad():
         for name, weight in part.weights.items():
             own = program.weight(name)
             if own is not weight:
-                own.copy_(weight)
+                own.copy_(part.parted.join(name, weight))

@@ -98,9 +98,8 @@ def _batches(part: Part, task: Task, start: int, batch: int) -> Iterator[Fed]:
     layout, recipe = layout_of(task.source), task.recipe
     wanted = part.wanted(layout.is_target)
     read = reader_of(task.opened, layout, wanted, shuffle=recipe.shuffle, seed=recipe.seed)
-    sign = int(part.reads_targets) - int(part.reads_inputs)  # a process that reads both has nothing to compare
     for rows in read(start, batch):
-        yield Fed(batch=layout.batch(rows.columns, part.device), digest=sign * rows.digest)
+        yield Fed(batch=layout.batch(rows.columns, part.device), digest=part.digest_weight * rows.digest)
 
 
 def _save(trainer: Trainer, part: Part, task: Task, directory: Path) -> None:
@@ -114,9 +113,9 @@ def _save(trainer: Trainer, part: Part, task: Task, directory: Path) -> None:
 def _restore(trainer: Trainer, part: Part, checkpoint: Path, fingerprint: str) -> None:
     progress = checkpoints.progress_of(checkpoint)
     _check_same_model(checkpoint, progress, fingerprint)
-    weights = {
-        f"model.{keys[0]}": part.weights[name].detach() for name, keys in part.keys.items() if keys
-    } | {f"model.{key}": weight.detach() for key, weight in part.unused.items()}
+    rooms = {name: part.parted.room(name, part.weights[name].detach()) for name, keys in part.keys.items() if keys}
+    weights = {f"model.{part.keys[name][0]}": room for name, room in rooms.items()}
+    weights |= {f"model.{key}": weight.detach() for key, weight in part.unused.items()}
     state = {
         name: checkpoints.empty_state(checkpoint, name, parameter.device) for name, parameter in part.trainable.items()
     }
@@ -125,7 +124,12 @@ def _restore(trainer: Trainer, part: Part, checkpoint: Path, fingerprint: str) -
     }
     with torch.no_grad():
         checkpoints.load_into(checkpoint, weights | fields)
-    trainer.restore(progress, state)
+        for name in part.parted.shards.keys() & rooms.keys():
+            part.weights[name].copy_(part.parted.own(name, rooms[name]))
+    trainer.restore(progress, {
+        name: {field: part.parted.own(name, value) if value.dim() else value for field, value in each.items()}
+        for name, each in state.items()
+    })  # fmt: skip
 
 
 def _check_same_model(checkpoint: Path, progress: Progress, fingerprint: str) -> None:

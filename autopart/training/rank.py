@@ -62,13 +62,16 @@ def _train(spec: TrainSpec, plan: Plan, rank: int) -> TrainResult:
     torch.set_num_interop_threads(1)
     source = load(spec.source, dtype=plan.job.dtype, seed=spec.recipe.seed, directory=spec.source_directory)
     source = with_batch(source, plan.job.batch)
-    program = _traced(source, plan, autocast_dtype(spec.recipe.precision, device))
+    program = _traced(source, plan, rank, autocast_dtype(spec.recipe.precision, device))
     running.join_group(device, spec.group_timeout_seconds)
     loss = ScaledLoss(source.loss_fn, spec.recipe.precision, device)
     stopwatch = running.stopwatch_for(device, planned.speed)
-    pipeline = running.DistributedPipeline(program, plan, rank, loss_fn=loss, optimizer=None, stopwatch=stopwatch)
-    part = part_of(program, plan, pipeline.weights(), device, rank)
-    _drop(source, part, device)
+    pipeline = running.DistributedPipeline(
+        program, plan, rank, loss_fn=loss, optimizer=None, stopwatch=stopwatch,
+        compress_gradients=spec.recipe.compress_gradients,
+    )
+    part = part_of(program, plan, pipeline.weights(), device, rank, pipeline.parted)
+    running.drop_weights(source.model, keep=pipeline.user_weights() | set(part.unused))
     trainer = Trainer(
         pipeline, part, spec.recipe, loss, exchange=across_ranks(device), stopwatch=stopwatch,
         guard=_cap(planned, part),
@@ -93,18 +96,12 @@ def _cap(planned: Device, part: Part) -> running.MemoryCap | None:
     return cap
 
 
-def _traced(source: Source, plan: Plan, autocast: torch.dtype | None) -> Program:
-    piece = with_batch(source, running.samples_per_replica(plan))
+def _traced(source: Source, plan: Plan, rank: int, autocast: torch.dtype | None) -> Program:
+    piece = with_batch(source, running.samples_per_replica(plan, rank))
     program = trace(
         source.model, piece.args, piece.kwargs, training=True, name=source.name, opaque=plan.model.opaque
     )
     return dataclasses.replace(program, autocast=autocast)
-
-
-def _drop(source: Source, part: Part, device: torch.device) -> None:
-    """Frees what other ranks hold; where weights were copied to the device, the model's own are of no more use."""
-    here = set(part.weights) if device.type == "cpu" else set()
-    running.drop_weights(source.model, keep=here | set(part.unused))
 
 
 def _recorder(spec: TrainSpec, rank: int) -> Callable[[StepRecord], None]:

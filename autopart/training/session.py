@@ -15,7 +15,7 @@ from autopart.progress import Progress, silent
 from autopart.schema import store
 from autopart.schema.plan import Plan
 from autopart.schema.training import Recipe, Recovery, StepRecord, Training
-from autopart.training import checkpoints, metrics
+from autopart.training import checkpoints, hosts, metrics
 from autopart.training.part import check_plan
 from autopart.training.records import TrainResult, TrainSpec, stop_path
 from autopart.training.replanning import Replan, after_failure, for_straggler, replanner
@@ -64,7 +64,7 @@ def train(
     told: Callable[[str], None] = lambda _: None, replan: Replan | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Training:  # fmt: skip
-    """Trains a model by a plan, one process per device.
+    """Trains a model by a plan, one process per device; under torchrun this process is one of them.
 
     Args:
         plan: for training, of the model that the order names; its devices must be here.
@@ -81,6 +81,10 @@ def train(
         InfeasibleError: what is left after a failure cannot hold the model.
     """
     _check(plan, order, elastic)
+    if hosts.is_rank():
+        if elastic is not None:
+            raise UsageError("--elastic starts the ranks itself; leave torchrun out, or give it --max-restarts instead")
+        return hosts.train_as_rank(plan, order, progress)
     with tempfile.TemporaryDirectory(prefix="autopart-train-") as scratch:
         where = order.metrics_file or (order.checkpoint_directory or Path(scratch)) / "metrics.jsonl"
         where.parent.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ class Trainer:
         self.step_number = self.samples = 0
         self._optimizer_name = recipe.optimizer if optimizer is None else "custom"
         self._trainable = part.trainable
-        self._owned = [weight for name, weight in self._trainable.items() if name in part.owned]
+        self._counted = [weight for name, weight in self._trainable.items() if name in part.counted]
         self.optimizer = make_optimizer(optimizer or recipe.optimizer, list(self._trainable.values()))
         self._full_rates = self._set_up_groups() if self.optimizer else []
 
@@ -187,7 +187,13 @@ class Trainer:
     @property
     def notes(self) -> tuple[str, ...]:
         """What the user should know about how this was run."""
-        return tuple(dict.fromkeys((*self._loss.objective.notes, *self._pipeline.notes)))
+        found = [*self._loss.objective.notes, *self._pipeline.notes]
+        if self._optimizer_name == "custom" and self._part.parted.shards:
+            found.append(
+                "The optimizer has parts of weights that several devices share: right for optimizers that treat every "
+                "element by itself, as torch's Adam and SGD do."
+            )
+        return tuple(dict.fromkeys(found))
 
     def _accumulate(self, batches: Iterator[Fed]) -> tuple[float, int]:
         """The sum of the losses, where they are known, and of the digests."""
@@ -242,7 +248,7 @@ class Trainer:
         lap = self._stopwatch.take() if self._stopwatch else None
         busy_seconds = [0.0] * self._part.num_ranks
         busy_seconds[self._part.rank] = lap.forward_seconds + lap.backward_seconds if lap else 0.0
-        return [squared_norm(self._owned), loss, float(stop), float(digest), *busy_seconds]
+        return [squared_norm(self._counted), loss, float(stop), float(digest), *busy_seconds]
 
 
 def _check_same_data(difference: float, step: int) -> None:

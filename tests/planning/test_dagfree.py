@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from autopart.planning.dagfree import non_contiguous
 from autopart.planning.dagplan import Placement, contiguous, largest_load
-from autopart.planning.dagproblem import DagProblem, Part, part_bytes
+from autopart.planning.dagproblem import DagProblem, Net, Part, part_bytes
 from autopart.planning.dagprogram import Verdict, improve_or_prove
 from autopart.planning.dagsearch import search
 from tests.planning.test_dagsplit import PLAIN, assignments, problems, value
@@ -78,3 +78,28 @@ def test_nothing_fits() -> None:
     nothing = Placement(parts=(), objective=math.inf, bound=math.inf, bound_name="", solver="")
     found = non_contiguous(tight, nothing, solver="auto", gap=1e-3, time_limit_seconds=20.0, clock=time.perf_counter)
     assert found.parts == () and found.objective == math.inf
+
+
+def test_a_start_that_tears_idle_items_from_their_neighbours_is_not_lost() -> None:
+    """The idle item 0 is absorbed by 1; a contiguous placement may have it with something else."""
+    idle = replace(
+        PLAIN, times=((0.0, 3.0, 2.0, 1.0),), nets=(Net(pins=(0, 1), cost=0.0), Net(pins=(1, 2, 3), cost=0.5)),
+        precedence=(),
+    )
+    start = Placement(parts=((0, (0, 2, 3)), (0, (1,))), objective=3.5, bound=0.0, bound_name="", solver="")
+    found = non_contiguous(idle, start, solver="auto", gap=1e-3, time_limit_seconds=0.0, clock=lambda: 0.0)
+    assert found.objective == 3.5
+
+
+@settings(deadline=None, max_examples=15)
+@given(problem=problems(most_items=8))
+def test_out_of_time_it_is_never_worse_than_the_contiguous_start(problem: DagProblem) -> None:
+    start = contiguous(problem, out_of_time=lambda: False)
+    if not start.parts:
+        return
+    ticks = iter(range(10**6))
+    found = non_contiguous(
+        replace(problem, precedence=()), start, solver="highs", gap=1e-3, time_limit_seconds=0.0,
+        clock=lambda: float(next(ticks)),
+    )
+    assert found.objective <= start.objective

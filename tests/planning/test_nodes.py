@@ -9,12 +9,26 @@ from hypothesis import strategies as st
 
 from autopart.errors import InfeasibleError
 from autopart.planning import optimum, plan
+from autopart.planning.arcs import build_instance
+from autopart.planning.effort import Effort
 from autopart.planning.groups import group_devices, link_between
-from autopart.planning.nodes import devices_along, has_many_groups, merged_nodes, whole_nodes
+from autopart.planning.nodes import devices_along, has_many_groups, homes, merged_nodes, whole_nodes
+from autopart.planning.options import schedules
+from autopart.planning.windows import prove_by_windows
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Objective
 from autopart.schema.problem import Candidate
-from tests.planning.problems import all_options, best_by_brute_force, candidate, chain, device, link, problems
+from tests.planning.problems import (
+    all_options,
+    best_by_brute_force,
+    best_wide_by_brute_force,
+    candidate,
+    chain,
+    device,
+    link,
+    problems,
+    wide_problems,
+)
 
 Problem = tuple[Candidate, Cluster, Job]
 
@@ -86,6 +100,60 @@ def test_with_nodes_merged_no_plan_is_below_the_bound(problem: Problem, objectiv
     elif found.proof.least is not None and objective == "devices":
         fitting = [option for option in all_options(chosen, devices, job) if not option.misfit]
         assert found.proof.least.bound <= min(len(option.layout.used) for option in fitting)
+
+
+@st.composite
+def on_two_nodes(draw: st.DrawFn) -> Problem:
+    """A chain for stages of one or two devices, which stand on two nodes that a slow link joins."""
+    chosen, devices, job = draw(wide_problems())
+    nodes = draw(st.lists(st.sampled_from("ab"), min_size=len(devices.devices), max_size=len(devices.devices)))
+    placed = tuple(replace(each, node=node) for each, node in zip(devices.devices, nodes, strict=True))
+    inside = tuple(link(latency_seconds=1e-5, bandwidth=1e8, ends=(name, name)) for name in "ab")
+    return chosen, Cluster(devices=placed, links=(*inside, link(latency_seconds=1e-3, bandwidth=1e6))), job
+
+
+@settings(deadline=None, max_examples=12)
+@given(problem=on_two_nodes())
+def test_windows_over_merged_nodes_hold_for_the_real_ones(problem: Problem) -> None:
+    chosen, devices, job = problem
+    best = best_wide_by_brute_force(chosen, devices, job)
+    instance = build_instance(chosen, merged_nodes(devices, frozenset()), job, schedules(job)[0], real=devices)
+    effort = Effort(solver="auto", gap=1e-4, deadline=1.0, clock=lambda: 0.0)
+    found = prove_by_windows(instance, math.inf if best is None else best.objective_seconds, effort)
+    assert best is None or found.bound_seconds <= best.objective_seconds * (1 + 1e-9)
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(problem=on_two_nodes())
+def test_with_nodes_merged_no_plan_of_wide_stages_is_below_the_bound(problem: Problem) -> None:
+    chosen, devices, job = problem
+    best = best_wide_by_brute_force(chosen, devices, job)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimum, "has_many_groups", lambda cluster, apart: True)
+        try:
+            found = plan((chosen,), devices, job)
+        except InfeasibleError as error:
+            assert best is None or "no plan was found" in str(error)
+            return
+    assert best is not None and found.proof.bound_seconds <= best.objective_seconds * (1 + 1e-9)
+
+
+def test_a_stage_that_fills_its_node_is_reached_from_another() -> None:
+    real = racks(3, 2)
+    merged = merged_nodes(real, frozenset())
+    stand = homes(real, group_devices(merged), frozenset())
+    assert [home.widest for home in stand] == [2, 2]
+    assert all(home.beyond is not None and home.beyond.bandwidth_bytes_per_second == 1e7 for home in stand)
+    graph = chain(6, value_bytes=10**6, training=True, batch_size=2)
+    chosen = candidate(graph, {"fast": [1e-2] * 6, "slow": [9e-1] * 6}, 4)
+    job = Job(mode="train", batch=8, optimizer="sgd", data_parallel=4)
+    arcs = build_instance(chosen, merged, job, "gpipe", real=real).arcs
+    received = {  # one stage of a layer, less its computing: 30 ms of forward and backward, shared by the replicas
+        width: float(arcs.seconds[(arcs.width == width) & (arcs.group == 0) & (arcs.before == 0)].min()) - 0.03 / width
+        for width in (1, 2)
+    }
+    assert sorted(set(arcs.width.tolist())) == [1, 2], "no stage is wider than a node"
+    assert received[1] == pytest.approx(2 * 1e-3, rel=0.1) and received[2] == pytest.approx(2 * 1e-1, rel=0.1)
 
 
 @pytest.mark.parametrize("objective", ["throughput", "latency", "cost", "memory", "devices"])

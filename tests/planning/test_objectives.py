@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 
 import pytest
@@ -112,6 +113,44 @@ def test_in_training_bounds_hold(problem: Problem) -> None:
         kept = [o for o in options if o.objective_seconds <= (job.max_step_seconds or math.inf)]
         amounts = [amount_of(option, devices, job, option.objective_seconds) for option in kept]
         assert result.proof.least.bound <= min(amounts, default=math.inf) * (1 + 1e-6)
+
+
+ALL: tuple[Objective, ...] = ("throughput", "latency", *TRAINED)
+
+
+def bracket(result: Plan) -> tuple[float, float]:
+    """The bound and the value of what is made least."""
+    least = result.proof.least
+    if least is None:
+        return result.proof.bound_seconds, result.proof.objective_seconds
+    return least.bound, least.value
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(ALL).flatmap(priced))
+def test_a_device_less_is_never_better_for_any_objective(problem: Problem) -> None:
+    chosen, devices, job = problem
+    problem = (chosen, devices, replace(job, stages=None))
+    before = solve(problem)
+    for left_out in devices.devices if len(devices.devices) > 1 else ():
+        fewer = replace(devices, devices=tuple(each for each in devices.devices if each != left_out))
+        after = solve((chosen, fewer, problem[2]))
+        if after is not None:
+            assert before is not None
+            assert bracket(after)[1] >= bracket(before)[0] * (1 - 1e-9)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.sampled_from(ALL).flatmap(priced), st.randoms(use_true_random=False))
+def test_names_and_order_of_devices_are_worth_nothing_to_any_objective(problem: Problem, dice: random.Random) -> None:
+    chosen, devices, job = problem
+    turned = [replace(each, name=f"x{number}") for number, each in enumerate(devices.devices)]
+    dice.shuffle(turned)
+    before, after = solve(problem), solve((chosen, replace(devices, devices=tuple(turned)), job))
+    assert (before is None) == (after is None)
+    if before is not None and after is not None:
+        low, value = bracket(before)
+        assert bracket(after)[1] >= low * (1 - 1e-9) and value >= bracket(after)[0] * (1 - 1e-9)
 
 
 def small(**words: object) -> Problem:

@@ -121,4 +121,6 @@ def test_wide_stages_beat_narrow_ones_where_memory_is_short() -> None:
     job = Job(batch=4, mode="train", optimizer="adamw", tensor_parallel=2)
     found = plan((chosen,), devices, job)
     assert [stage.tensor_parallel for stage in found.stages] == [2, 2]
+    (said,) = (each.message for each in found.warnings if each.code == "all-weights-shared")
+    assert said.startswith("stage 0, 1: every weight is taken to be shared")
     assert all(stage.peak_bytes <= 5 * 10**6 for stage in found.stages)

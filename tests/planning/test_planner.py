@@ -76,6 +76,8 @@ def test_plans_pass_their_check_and_keep_the_caps(problem: Problem) -> None:
     if result is not None:
         check(result, problem[0])
         assert all(stage.peak_bytes <= stage.capacity_bytes for stage in result.stages)
+        if result.job.mode == "infer" and result.job.objective == "throughput":  # training: docs/model.md
+            assert result.prediction.step_seconds == pytest.approx(result.proof.objective_seconds)
         assert result.proof.bound_seconds <= result.proof.objective_seconds
 
 

@@ -7,17 +7,12 @@ and codec in one process.
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
-import traceback
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from autopart.program import Program
@@ -28,8 +23,8 @@ from autopart.schema.device import Link
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Transfer
 from autopart.tracing import trace
+from tests.running.forked import fork_worlds, relative
 from tests.running.handmade import make_plan
-from tests.running.schedule_ranks import relative
 
 NUM_MICROBATCHES, MICROBATCH, WIDTH, NUM_STEPS = 4, 2, 128, 3
 
@@ -142,36 +137,10 @@ def error_of(case: Case, rank: int, directory: Path) -> dict[str, float]:
     }
 
 
-def work(directory: Path, rank: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-    )
-    found: dict[str, dict[str, float] | str] = {}
-    for case in CASES:
-        try:
-            found[case.name] = error_of(case, rank, directory)
-        except Exception:
-            found[case.name] = traceback.format_exc()
-            break
-        finally:
-            (directory / f"{rank}.json").write_text(json.dumps(found))
-    else:
-        dist.destroy_process_group()
-
-
 def main(directory: Path) -> None:
     for training in (True, False):
         traced(training)
-    children = []
-    for rank in range(2):
-        child = os.fork()
-        if child == 0:
-            work(directory, rank)
-            os._exit(0)
-        children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    fork_worlds(directory, {2: CASES}, partial(error_of, directory=directory))
 
 
 if __name__ == "__main__":

@@ -7,17 +7,12 @@ losses, gradients, outputs and weights with those of the whole model, which it s
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import sys
-import traceback
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from autopart.program import Program
@@ -28,6 +23,7 @@ from autopart.schema.device import Cluster
 from autopart.schema.job import Optimizer, ScheduleName
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
+from tests.running.forked import fork_worlds, largest, relative
 from tests.running.groupmodels import MODELS, tokens_of
 from tests.running.handmade import cpu_devices, make_plan
 
@@ -44,17 +40,23 @@ class Case:
     codec: GradientCodec = "none"
     training: bool = True
     prefetch: int = 0
+    recompute: bool = False
 
     @property
     def name(self) -> str:
         groups = "+".join(f"{data}x{tensor}" for data, tensor in self.groups)
         words = [self.schedule, self.model, self.optimizer, self.codec, "train" if self.training else "infer",
-                 f"prefetch {self.prefetch}" if self.prefetch else "none"]  # fmt: skip
+                 f"prefetch {self.prefetch}" if self.prefetch else "none",
+                 "recompute" if self.recompute else "none"]  # fmt: skip
         return " ".join([groups, *(word for word in words if word != "none")])
 
 
 SCHEDULES: tuple[ScheduleName, ...] = ("gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble")
 PAIRS = {"dp": ((2, 1), (2, 1)), "tp": ((1, 2), (1, 2))}
+UNEQUAL: tuple[tuple[tuple[tuple[int, int], ...], ScheduleName], ...] = (
+    (((2, 1), (1, 1), (1, 1)), "1f1b"), (((1, 1), (2, 1), (1, 1)), "interleaved"), (((1, 1), (3, 1)), "gpipe"),
+    (((2, 1), (1, 2)), "1f1b"), (((1, 2), (2, 1)), "looped-bfs"), (((3, 1), (1, 1)), "1f1b"),
+)  # fmt: skip
 CASES = {
     2: (
         *(Case(((1, 2),), schedule, "blocks") for schedule in SCHEDULES),
@@ -64,6 +66,9 @@ CASES = {
         *(Case(((1, 2),), "1f1b", model) for model in MODELS if model != "blocks"),
         *(Case((group,), "1f1b", "blocks", "adamw") for group in ((1, 2), (2, 1))),
         Case(((2, 1),), "1f1b", "blocks", codec="fp16"),
+        *(Case(((1, 1), (1, 1)), schedule, "blocks", recompute=True) for schedule in SCHEDULES),
+        *(Case(((1, 2),), "1f1b", model, recompute=True) for model in ("fused", "channels", "dropout")),
+        Case(((2, 1),), "1f1b", "fused", recompute=True),
     ),
     4: (
         *(Case(PAIRS["tp"], schedule, "blocks") for schedule in SCHEDULES),
@@ -73,12 +78,16 @@ CASES = {
         Case(((2, 2),), "1f1b", "fused", "momentum"),
         Case(((1, 1), (1, 2), (1, 1)), "zero-bubble", "blocks"), Case(((1, 3), (1, 1)), "1f1b", "blocks"),
         Case(PAIRS["tp"], "1f1b", "fused"), Case(((1, 1),) * 4, "interleaved", "blocks", prefetch=1),
+        *(Case(groups, schedule, "blocks") for groups, schedule in UNEQUAL),
+        *(Case(groups, "gpipe", "blocks", training=False) for groups in (((3, 1), (1, 1)), ((1, 1), (3, 1)))),
+        Case(((1, 2), (2, 1)), "1f1b", "fused", recompute=True),
+        Case(PAIRS["tp"], "zero-bubble", "fused", recompute=True), Case(((2, 2),), "1f1b", "fused", recompute=True),
     ),
 }  # fmt: skip
 
 
 def make_group_plan(program: Program, case: Case) -> Plan:
-    num_stages, num_replicas = len(case.groups), case.groups[0][0]
+    num_stages, num_replicas = len(case.groups), max(data for data, _ in case.groups)
     legal = sorted(program.graph.legal_cuts)
     cuts = tuple(legal[(index + 1) * len(legal) // num_stages - 1] for index in range(num_stages - 1))
     plan = make_plan(
@@ -88,7 +97,8 @@ def make_group_plan(program: Program, case: Case) -> Plan:
     names = iter(f"cpu:{number}" for number in range(64))
     stages = tuple(
         dataclasses.replace(
-            stage, devices=tuple(next(names) for _ in range(data * tensor)), data_parallel=data, tensor_parallel=tensor
+            stage, devices=tuple(next(names) for _ in range(data * tensor)), data_parallel=data, tensor_parallel=tensor,
+            recompute=case.recompute,
         )
         for stage, (data, tensor) in zip(plan.stages, case.groups, strict=True)
     )
@@ -104,9 +114,15 @@ def loss_of(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache
-def traced(name: str, training: bool) -> Program:
+def traced(name: str, training: bool, num_samples: int = SHARE) -> Program:
     """Of one share; made before the ranks are forked, and given new weights for every case."""
-    return trace(MODELS[name](), (tokens_of(SHARE, 0),), training=training)
+    return trace(MODELS[name](), (tokens_of(num_samples, 0),), training=training)
+
+
+def shares(case: Case) -> list[int]:
+    """Samples of a micro-batch that the processes have."""
+    most = max(data for data, _ in case.groups)
+    return [SHARE * most // data for data, tensor in case.groups for _ in range(data * tensor)]
 
 
 def twin_of(name: str, seed: int) -> nn.Module:
@@ -116,8 +132,8 @@ def twin_of(name: str, seed: int) -> nn.Module:
 
 def figures_of(case: Case, rank: int) -> dict[str, float | str]:
     """Largest relative errors of this rank, after two steps; weights are equal only where they are made so."""
-    program = traced(case.model, case.training)
-    plan, twin = make_group_plan(program, case), twin_of(case.model, 0)
+    plan, twin = make_group_plan(traced(case.model, case.training), case), twin_of(case.model, 0)
+    program = traced(case.model, case.training, shares(case)[rank])
     program.module.load_state_dict(twin_of(case.model, 0 if seats(plan)[rank].is_first else rank).state_dict())
     program.module.zero_grad()
     batches = [tuple(tokens_of(plan.job.batch, seed + step) for seed in (1, 3)) for step in range(2)]
@@ -167,49 +183,12 @@ def stepped(
     return losses
 
 
-def largest(tensor: torch.Tensor | None) -> float:
-    assert tensor is not None
-    return float(tensor.detach().abs().max())
-
-
-def relative(found: torch.Tensor, expected: torch.Tensor | None, least: float = 0.0) -> float:
-    assert expected is not None
-    return largest(found.detach() - expected.detach()) / max(largest(expected), least)
-
-
-def work(directory: Path, rank: int, world: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
-        timeout=timedelta(seconds=60),
-    )
-    found: dict[str, dict[str, float | str]] = {}
-    for case in CASES[world]:
-        try:
-            found[case.name] = figures_of(case, rank)
-        except Exception:
-            found[case.name] = {"failed": traceback.format_exc()}
-            break
-        finally:
-            (directory / f"{world}.{rank}.json").write_text(json.dumps(found))
-    else:
-        dist.destroy_process_group()
-
-
 def main(directory: Path) -> None:
     torch.set_default_dtype(torch.float64)  # no wrong sum can then pass for rounding
     for case in (case for cases in CASES.values() for case in cases):
-        traced(case.model, case.training)
-    for world in CASES:
-        children = []
-        for rank in range(world):
-            child = os.fork()
-            if child == 0:
-                work(directory, rank, world)
-                os._exit(0)
-            children.append(child)
-        for child in children:
-            os.waitpid(child, 0)
+        for num_samples in {SHARE, *shares(case)}:
+            traced(case.model, case.training, num_samples)
+    fork_worlds(directory, CASES, figures_of)
 
 
 if __name__ == "__main__":

@@ -6,22 +6,18 @@ its gradients with those of the whole model, which it computes by itself.
 
 from __future__ import annotations
 
-import json
-import os
 import sys
-import traceback
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from autopart.program import Program
 from autopart.running.distributed import DistributedPipeline
 from autopart.schema.job import ScheduleName
 from autopart.tracing import trace
+from tests.running.forked import fork_worlds, relative
 from tests.running.handmade import make_plan
 
 NUM_MICROBATCHES, MICROBATCH, WIDTH, NUM_BLOCKS = 4, 2, 8, 6
@@ -34,12 +30,14 @@ class Case:
     model: str
     num_microbatches: int = NUM_MICROBATCHES
     training: bool = True
+    prefetch: int = 0
 
     @property
     def name(self) -> str:
         mode = "train" if self.training else "infer"
         placed = "".join(str(rank) for rank in self.ranks)
-        return f"{mode} {self.schedule} {placed} {self.model} {self.num_microbatches}"
+        early = f" prefetch {self.prefetch}" if self.prefetch else ""
+        return f"{mode} {self.schedule} {placed} {self.model} {self.num_microbatches}{early}"
 
 
 MODELS = ("plain", "skip", "tied")
@@ -55,6 +53,9 @@ CASES = {
         *(Case(schedule, ranks, model) for schedule, ranks in PLACEMENTS for model in MODELS),
         Case("interleaved", (0, 1, 0, 1), "plain", 5),  # two rounds do not divide it: our own table
         *(Case("gpipe", ranks, "skip", training=False) for ranks in ((0, 1), (0, 1, 0, 1), (0, 1, 1, 0))),
+        *(Case(schedule, ranks, "skip", prefetch=early) for early, (schedule, ranks) in zip(
+            (1, 3, 99, 2, 99, 1, 5, 99, 2, 4, 99, 1, 3, 99), PLACEMENTS, strict=True)),
+        Case("gpipe", (0, 1, 1, 0), "skip", training=False, prefetch=99),
     ),
     4: (
         Case("gpipe", (0, 1, 2, 3), "skip"), Case("1f1b", (0, 1, 2, 3), "tied"),
@@ -104,7 +105,8 @@ def error_of(case: Case, rank: int) -> float:
         program.graph, cuts_of(program, len(case.ranks)), num_microbatches=case.num_microbatches,
         mode="train" if case.training else "infer", schedule=case.schedule, ranks=case.ranks,
     )
-    pipeline = DistributedPipeline(program, plan, rank, loss_fn=loss_of)
+    pipeline = DistributedPipeline(program, plan, rank, loss_fn=loss_of, prefetch=case.prefetch)
+    assert not pipeline.notes or not case.prefetch, pipeline.notes
     if not case.training:
         output = pipeline.step(tokens)
         assert (output is not None) == (plan.ranks[-1] == rank)
@@ -123,41 +125,8 @@ def error_of(case: Case, rank: int) -> float:
     return max(errors)
 
 
-def relative(found: torch.Tensor, expected: torch.Tensor | None) -> float:
-    assert expected is not None
-    return float((found.detach() - expected.detach()).abs().max() / expected.detach().abs().max())
-
-
-def work(directory: Path, rank: int, world: int) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
-        timeout=timedelta(seconds=120),
-    )
-    found: dict[str, float | str] = {}
-    for case in CASES[world]:
-        try:
-            found[case.name] = error_of(case, rank)
-        except Exception:
-            found[case.name] = traceback.format_exc()
-            break
-        finally:
-            (directory / f"{world}.{rank}.json").write_text(json.dumps(found))
-    else:
-        dist.destroy_process_group()
-
-
 def main(directory: Path) -> None:
-    for world in CASES:
-        children = []
-        for rank in range(world):
-            child = os.fork()
-            if child == 0:
-                work(directory, rank, world)
-                os._exit(0)
-            children.append(child)
-        for child in children:
-            os.waitpid(child, 0)
+    fork_worlds(directory, CASES, error_of)
 
 
 if __name__ == "__main__":

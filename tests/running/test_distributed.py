@@ -103,6 +103,12 @@ def test_inference_gives_the_last_rank_the_models_output(ranks: list[dict[str, A
 
 
 @pytest.mark.slow
+def test_outputs_of_micro_batches_are_not_kept_beside_the_joined_one(ranks: list[dict[str, Any]]) -> None:
+    last, num_outputs, num_steps = ranks[2]["infer"], 2, 2
+    assert (last["made"], last["alive"]) == (num_outputs * NUM_MICROBATCHES * num_steps, 0)
+
+
+@pytest.mark.slow
 def test_every_part_of_a_step_is_timed(ranks: list[dict[str, Any]]) -> None:
     assert all(seconds > 0 for rank in ranks for seconds in rank["1f1b"]["seconds"])
 

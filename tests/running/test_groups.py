@@ -1,11 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import subprocess
-import sys
 import time
-from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,6 +13,7 @@ from autopart.running.summary import summarize
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
+from tests.running.forked import figures, launch
 from tests.running.group_ranks import CASES, SHARE, Case, make_group_plan
 from tests.running.groupmodels import MODELS, tokens_of
 from tests.running.test_summary import result
@@ -24,29 +22,13 @@ TOLERANCE = 1e-12
 """of float64; in float32 the same sums in another order differ by some 1e-7 to 1e-6"""
 FP16_TOLERANCE = 2e-3
 
-Figures = dict[str, dict[str, float | str]]
+Found = dict[int, list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[Figures]]:
+def found(tmp_path_factory: pytest.TempPathFactory) -> Found:
     """What all ranks of all cases found; one launch for all of them."""
-    directory = tmp_path_factory.mktemp("groups")
-    command = [sys.executable, "-m", "tests.running.group_ranks", str(directory)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=580, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return {
-        world: [json.loads((directory / f"{world}.{rank}.json").read_text()) for rank in range(world)]
-        for world in CASES
-    }
-
-
-def figures(found: dict[int, list[Figures]], case: Case) -> list[dict[str, float | str]]:
-    """Of every rank."""
-    world = next(world for world, cases in CASES.items() if case in cases)
-    assert all(case.name in rank for rank in found[world]), "an earlier case failed"
-    ranks = [rank[case.name] for rank in found[world]]
-    assert not [rank["failed"] for rank in ranks if "failed" in rank]
-    return ranks
+    return launch("tests.running.group_ranks", tmp_path_factory.mktemp("groups"), tuple(CASES))
 
 
 ALL = [case for cases in CASES.values() for case in cases]
@@ -54,8 +36,8 @@ ALL = [case for cases in CASES.values() for case in cases]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in ALL if case.training], ids=lambda case: case.name)
-def test_losses_gradients_and_weights_are_those_of_one_process(found: dict[int, list[Figures]], case: Case) -> None:
-    ranks = figures(found, case)
+def test_losses_gradients_and_weights_are_those_of_one_process(found: Found, case: Case) -> None:
+    ranks = figures(found, case.name)
     assert sum(float(rank["num_losses"]) for rank in ranks) == 2, "one process has the losses of both steps"
     for rank in ranks:
         assert rank["num_gradients"]
@@ -68,15 +50,16 @@ def test_losses_gradients_and_weights_are_those_of_one_process(found: dict[int, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in ALL if not case.training], ids=lambda case: case.name)
-def test_the_output_is_the_models_on_one_process(found: dict[int, list[Figures]], case: Case) -> None:
-    outputs = [rank["output"] for rank in figures(found, case) if "output" in rank]
+def test_the_output_is_the_models_on_one_process(found: Found, case: Case) -> None:
+    outputs = [rank["output"] for rank in figures(found, case.name) if "output" in rank]
     assert len(outputs) == 1
     assert float(outputs[0]) <= TOLERANCE
 
 
 @pytest.mark.slow
-def test_devices_that_share_layers_hold_parts_of_them(found: dict[int, list[Figures]]) -> None:
-    shared, replicated = (figures(found, Case(group, "1f1b", "blocks", "adamw")) for group in (((1, 2),), ((2, 1),)))
+def test_devices_that_share_layers_hold_parts_of_them(found: Found) -> None:
+    cases = [Case((group,), "1f1b", "blocks", "adamw") for group in ((1, 2), (2, 1))]
+    shared, replicated = (figures(found, case.name) for case in cases)
     model = MODELS["blocks"]()
     num_all = sum(weight.numel() for weight in model.parameters())
     num_whole = sum(
@@ -87,8 +70,8 @@ def test_devices_that_share_layers_hold_parts_of_them(found: dict[int, list[Figu
 
 
 @pytest.mark.slow
-def test_what_stays_whole_is_said(found: dict[int, list[Figures]]) -> None:
-    notes = [rank["notes"] for rank in figures(found, Case(((1, 2),), "1f1b", "odd"))]
+def test_what_stays_whole_is_said(found: Found) -> None:
+    notes = [rank["notes"] for rank in figures(found, Case(((1, 2),), "1f1b", "odd").name)]
     assert notes == [
         "Stage 0: 512 B of its weights cannot be sharded (mix); each of the 2 devices that share it has "
         "them and computes them whole."
@@ -106,11 +89,11 @@ def test_replicas_with_zero_bubble_are_refused() -> None:
     check_groups(group_plan(((1, 2), (1, 2)), "zero-bubble"), training=True)
 
 
-def test_unequal_numbers_of_replicas_are_refused() -> None:
-    plan = group_plan(((2, 1), (2, 1)), "1f1b")
-    stages = (dataclasses.replace(plan.stages[0], data_parallel=1, tensor_parallel=2), plan.stages[1])
-    with pytest.raises(RunError, match=r"^the plan has stages of 1 and of 2 replicas"):
-        check_groups(dataclasses.replace(plan, stages=stages), training=True)
+def test_replicas_that_cannot_share_the_samples_are_refused() -> None:
+    plan = group_plan(((2, 1), (1, 1)), "1f1b")
+    plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, batch=plan.job.batch // 4 * 3))
+    with pytest.raises(RunError, match=r"^the 2 replicas of stage 0 cannot share the 3 samples of a micro-batch"):
+        check_groups(plan, training=True)
 
 
 def test_a_stage_of_two_devices_is_measured_as_the_first_ran_it_with_the_most_memory() -> None:

@@ -24,12 +24,13 @@ class Ends:
     """The ranks of a pipeline, all in one process, on one clock that only sleeping and ``pass_time`` move."""
 
     def __init__(
-        self, path: Path, *cuts: SlowCut | None, num_ranks: int = 2, num_microbatches: int = 4, waits: bool = False
+        self, path: Path, *cuts: SlowCut | None, num_ranks: int = 2, num_microbatches: int = 4, waits: bool = False,
+        both_ways: bool = False,
     ) -> None:
         self.time = FakeTime()
         self.ranks = [
-            LimitedLinks(path / "links", cuts, num_microbatches, waits_for_sends=waits, clock=self.time.clock,
-                         sleep=self.time.sleep)
+            LimitedLinks(path / "links", cuts, num_microbatches, both_ways=both_ways, waits_for_sends=waits,
+                         clock=self.time.clock, sleep=self.time.sleep)
             for _ in range(num_ranks)
         ]  # fmt: skip
 
@@ -70,6 +71,32 @@ def test_a_link_carries_one_message_at_a_time_in_either_direction(tmp_path: Path
     first.post("backward", 0, 0, sends=False)
     first.wait("backward", 0, 0)
     assert ends.seconds == 5.0
+    last.wait("forward", 0, 1)
+    assert ends.seconds == 5.0
+
+
+def test_with_receives_posted_early_a_link_carries_a_message_each_way(tmp_path: Path) -> None:
+    ends = Ends(tmp_path, CUT, both_ways=True)
+    first, last = ends.ranks
+    for number in (0, 1):
+        last.post("forward", 0, number, sends=False)
+        first.post("backward", 0, number, sends=False)
+    for number in (0, 1):
+        first.post("forward", 0, number, sends=True)
+        last.post("backward", 0, number, sends=True)
+    first.wait("backward", 0, 1)
+    assert ends.seconds == 4.0
+    last.wait("forward", 0, 1)
+    assert ends.seconds == 6.0
+
+
+def test_the_word_of_a_receiver_queues_behind_what_it_sends(tmp_path: Path) -> None:
+    ends = Ends(tmp_path, CUT, both_ways=True)
+    first, last = ends.ranks
+    first.post("backward", 0, 0, sends=False)
+    last.post("backward", 0, 0, sends=True)
+    first.post("forward", 0, 1, sends=True)
+    last.post("forward", 0, 1, sends=False)
     last.wait("forward", 0, 1)
     assert ends.seconds == 5.0
 

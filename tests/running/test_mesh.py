@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from autopart.errors import RunError
 from autopart.running.mesh import (
-    check_groups,
+    Peer,
     process_device,
     process_devices,
     processes,
@@ -42,21 +41,41 @@ def test_processes_are_numbered_along_the_rows_of_every_group() -> None:
     assert samples_per_replica(plan) == SHARE == plan.job.batch // NUM_MICROBATCHES // 2
 
 
-widths = st.lists(st.sampled_from([1, 2, 3, 4]), min_size=2, max_size=3)
+groups = st.lists(st.tuples(st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 3])), min_size=2, max_size=3)
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.sampled_from([1, 2]), widths)
-def test_every_process_gets_every_value_and_gradient_once(num_data: int, num_tensor: list[int]) -> None:
-    plan = plan_of(*((num_data, each) for each in num_tensor))
-    everyone = seats(plan)
-    found = [routes(plan, seat.process, seat.rank) for seat in everyone]
+@given(groups)
+def test_every_process_gets_each_of_its_samples_and_gradients_once(found: list[tuple[int, int]]) -> None:
+    plan = plan_of(*found)
+    num_samples = 12
+    plan = dataclasses.replace(plan, job=dataclasses.replace(plan.job, batch=num_samples * NUM_MICROBATCHES))
     for one, other in itertools.pairwise(processes(plan)):
-        for target in other:
-            assert [source for source in one if target in found[source].to_next] == [found[target].from_previous]
-            assert everyone[found[target].from_previous].data == everyone[target].data, "samples stay in a replica"
-        for target in one:
-            assert [source for source in other if target in found[source].to_previous] == [found[target].from_next]
+        exchanged(plan, one, other, "to_next", "from_previous", num_samples)
+        exchanged(plan, other, one, "to_previous", "from_next", num_samples)
+
+
+def exchanged(
+    plan: Plan, senders: tuple[int, ...], receivers: tuple[int, ...], to: str, back: str, num_samples: int
+) -> None:
+    """What receivers expect is what senders send, in their order; of every sample one, of the rest one."""
+    everyone = seats(plan)
+    found = {process: routes(plan, process, everyone[process].rank) for process in (*senders, *receivers)}
+
+    def samples(process: int, peer: Peer) -> range:
+        first = everyone[process].data * num_samples // everyone[process].num_data
+        return range(first + peer.start, first + peer.stop)
+
+    for receiver in receivers:
+        expected = [(peer.process, samples(receiver, peer), peer.carries_rest)
+                    for peer in getattr(found[receiver], back)]  # fmt: skip
+        sent = [(sender, samples(sender, peer), peer.carries_rest) for sender in senders
+                for peer in getattr(found[sender], to) if peer.process == receiver]  # fmt: skip
+        assert expected == sent
+        first = everyone[receiver].data * num_samples // everyone[receiver].num_data
+        share = num_samples // everyone[receiver].num_data
+        assert [number for _, some, _ in sent for number in some] == list(range(first, first + share))
+        assert [rest for *_, rest in sent].count(True) == 1
 
 
 def test_one_process_alone_is_told_how_many_it_takes() -> None:
@@ -82,11 +101,3 @@ def test_tied_weights_are_exchanged_part_with_part() -> None:
         Exchange(processes=(1, 3, 5, 7), ranks=(0, 0, 1, 1), names=("embed.weight",)),
     )
     assert exchanges(shared, everyone, {"embed.weight"})[0].copies_of(5) == 4
-
-
-def test_recomputation_is_refused_rather_than_left_out() -> None:
-    plan = plan_of((1, 1), (1, 1))
-    stages = (plan.stages[0], dataclasses.replace(plan.stages[1], recompute=True))
-    for check in (check_alone, functools.partial(check_groups, training=True)):
-        with pytest.raises(RunError, match=r"stage 1 is planned to run its forward again.*--recompute never"):
-            check(dataclasses.replace(plan, stages=stages))

@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +20,7 @@ import torch.distributed as dist
 from autopart import running
 from autopart.errors import RunError
 from autopart.program import Program
+from autopart.schema.job import Optimizer
 from autopart.schema.plan import Plan
 from autopart.schema.training import Recipe, StepRecord
 from autopart.training.gradients import across_ranks
@@ -36,17 +39,18 @@ FIFTY = Recipe(steps=50, optimizer="adamw", learning_rate=0.01, shuffle=False, c
 PIECES = Recipe(
     steps=6, optimizer="momentum", learning_rate=0.1, shuffle=False, clip=0.3, accumulate=2, checkpoint_every=3
 )
+LONGER = replace(PIECES, steps=9)
 
 
 def train(directory: Path, rank: int, name: str, recipe: Recipe, given: object = None) -> list[StepRecord]:
     """Trains a model on both ranks; its checkpoints go to a folder of its name."""
     program = PROGRAMS[name]
-    plan = plan_of(program, WORLD, recipe.optimizer) if name != "replicas" else two_replicas(program)
+    plan = PLANS.get(name, plan_of)(program, WORLD, recipe.optimizer)
     device = torch.device("cpu")
     loss, stopwatch = ScaledLoss(loss_fn, recipe.precision, device), running.stopwatch_for(device)
     pipeline = running.DistributedPipeline(program, plan, rank, loss_fn=loss, stopwatch=stopwatch)
-    part = part_of(program, plan, pipeline.weights(), device, rank)
-    running.drop_weights(program.module, keep=set(part.weights) | set(part.unused))
+    part = part_of(program, plan, pipeline.weights(), device, rank, pipeline.parted)
+    running.drop_weights(program.module, keep=pipeline.user_weights() | set(part.unused))
     trainer = Trainer(pipeline, part, recipe, loss, exchange=across_ranks(device), stopwatch=stopwatch)
     seen: list[StepRecord] = []
 
@@ -54,23 +58,28 @@ def train(directory: Path, rank: int, name: str, recipe: Recipe, given: object =
         return given or data()
 
     task = Task(
-        plan=plan, recipe=recipe, source=source_of(program.module), opened=opened, data_name="", resume=False,
-        checkpoints=directory / f"{name}-{recipe.optimizer}",
-    )
+        plan=plan, recipe=recipe, source=source_of(program.module), opened=opened, data_name="",
+        resume=recipe.steps == 9, checkpoints=directory / f"{name.removesuffix(' again')}-{recipe.optimizer}",
+    )  # fmt: skip
     stopped = train_part(trainer, part, task, done=seen.append, stop=lambda: rank == 0 and len(seen) == 49)
     assert stopped == (len(seen) == 50), "stopped with the step after the wish, by all ranks"
     return seen
 
 
-def two_replicas(program: Program) -> Plan:
-    """The whole model on both devices, each with half of every micro-batch."""
-    plan = plan_of(program, 1)
-    (stage,) = plan.stages
-    devices = plan_of(program, 2).cluster.devices
+def together(program: Program, world: int, optimizer: Optimizer, *, data: int = 1) -> Plan:
+    """The whole model on all devices, each with its part of every layer, or of the samples of every micro-batch."""
+    plan, devices = plan_of(program, 1, optimizer), plan_of(program, world).cluster.devices
+    names = tuple(device.name for device in devices)
+    stage = replace(plan.stages[0], devices=names, data_parallel=data, tensor_parallel=world // data, recompute=True)
     return replace(
-        plan, stages=(replace(stage, devices=("cpu:0", "cpu:1"), data_parallel=2),),
-        job=replace(plan.job, batch=2 * plan.job.batch), cluster=replace(plan.cluster, devices=devices),
-    )
+        plan, stages=(stage,), job=replace(plan.job, batch=data * plan.job.batch),
+        cluster=replace(plan.cluster, devices=devices),
+    )  # fmt: skip
+
+
+PLANS: dict[str, Callable[[Program, int, Optimizer], Plan]] = {
+    "replicas": partial(together, data=WORLD), "shared": together, "shared again": together,
+}
 
 
 def misread(directory: Path, rank: int) -> str:
@@ -93,10 +102,12 @@ def main(directory: Path, rank: int) -> None:
     )
     pieces = train(directory, rank, "more", PIECES)
     replicas = train(directory, rank, "replicas", REPLICAS)
+    shared = train(directory, rank, "shared", PIECES) + train(directory, rank, "shared again", LONGER)
     losses = {name: [each.loss for each in train(directory, rank, name, FIFTY)] for name in MODELS}
     found = {
         "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in replicas],
         "pieces": [each.loss for each in pieces], "norms": [each.gradient_norm for each in pieces],
+        "shared": [each.loss for each in shared], "shared norms": [each.gradient_norm for each in shared],
     }  # fmt: skip
     torch.save(found, directory / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -106,6 +117,7 @@ def fork(directory: Path) -> int:
     """Runs the ranks as children; how many failed."""
     torch.set_num_threads(1)
     more = {"more": program_of(seeded("tied")), "replicas": program_of(seeded("tied"), NUM_MICROBATCHES * 2)}
+    more |= {name: program_of(seeded("tied", seed)) for seed, name in enumerate(("shared", "shared again"))}
     more["other"] = program_of(seeded("chain"))
     PROGRAMS.update({name: program_of(seeded(name)) for name in MODELS} | more)
     children = []

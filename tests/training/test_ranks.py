@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from autopart.training import fit, load_checkpoint
 from tests.training.models import MODELS, data, plain_losses, plan_of, program_of, seeded, source_of
-from tests.training.ranks import FIFTY, PIECES, REPLICAS, WORLD
+from tests.training.ranks import FIFTY, LONGER, PIECES, REPLICAS, WORLD
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -65,22 +64,38 @@ def test_replicas_train_like_one(directory: Path, ranks: list[dict[str, Any]]) -
 
 
 @pytest.mark.slow
+def test_devices_that_share_layers_train_like_one(directory: Path, ranks: list[dict[str, Any]]) -> None:
+    """With one norm, in which every part counts once, and checkpoints of whole weights that they go on from."""
+    model = seeded("tied")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    expected = plain_losses(model, LONGER, optimizer)
+    assert ranks[0]["shared"] == ranks[1]["shared"] == pytest.approx(expected, rel=1e-5)
+    assert ranks[0]["shared norms"][:6] == pytest.approx(ranks[0]["norms"], rel=1e-5)
+    loaded = seeded("tied", 8)
+    restored = torch.optim.SGD(loaded.parameters(), lr=0.1, momentum=0.9)
+    assert load_checkpoint(directory / "shared-momentum", loaded, restored).step == 9
+    for name, value in model.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value)
+    for parameter, theirs in zip(loaded.parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(restored.state.get(parameter), optimizer.state.get(theirs))
+
+
+@pytest.mark.slow
 def test_inputs_and_targets_of_other_samples_are_noticed(ranks: list[dict[str, Any]]) -> None:
     assert all("of step 1 have other samples: the data are not the same in both" in rank["misread"] for rank in ranks)
 
 
 @pytest.mark.slow
 def test_another_plan_and_the_plain_model_go_on_from_what_ranks_wrote(directory: Path) -> None:
-    longer = dataclasses.replace(PIECES, steps=9)
     written = directory / "more-momentum"
     assert sorted(path.name for path in written.iterdir()) == ["step-00000003", "step-00000006"]
     model = seeded("tied", 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     assert load_checkpoint(written, model, optimizer).step == 6
-    expected = plain_losses(model, longer, optimizer, first=7)
+    expected = plain_losses(model, LONGER, optimizer, first=7)
     program = program_of(seeded("tied", 9))
     resumed = fit(
-        program, plan_of(program, 3), source_of(program.module), data(), longer, checkpoint_directory=written,
+        program, plan_of(program, 3), source_of(program.module), data(), LONGER, checkpoint_directory=written,
         resume=True,
     )
     assert resumed.resumed_from_step == 6

@@ -1,0 +1,78 @@
+"""The best plan of a changed problem, quickly and without proof: many of them say what would change a plan.
+
+It is the path of ``chain.best_path``, which is the optimum where the vectors of used devices are few (``is_exact``) and
+a good plan elsewhere, cut anew for real links as in the planner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autopart.planning.chain import best_path
+from autopart.planning.costs import Layout
+from autopart.planning.looped import is_looped
+from autopart.planning.optimum import allowed_candidates, instances_of, options_of
+from autopart.planning.options import Option, evaluate, rank
+from autopart.schema.advice import Variant
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.plan import Plan
+from autopart.schema.problem import Candidate
+
+__all__ = ["best_variant", "can_vary", "kept_variant"]
+
+
+def can_vary(plan: Plan) -> bool:
+    """Whether variants are of the same making as a plan: the fastest, of stages with one device each."""
+    job = plan.job
+    return (
+        job.objective in ("throughput", "latency") and job.method == "optimal" and not is_looped(job)
+        and job.max_step_seconds is None and job.max_usd_per_hour is None
+        and all(len(stage.devices) == 1 and not stage.recompute for stage in plan.stages)
+    )  # fmt: skip
+
+
+def best_variant(
+    candidates: Iterable[Candidate], cluster: Cluster, job: Job, *, using: tuple[str, int] | None = None,
+    tolerance: float = 1e-6,
+) -> Variant | None:  # fmt: skip
+    """The fastest plan found, None if none fits; ``using`` (a device, a number): if it uses so many like it.
+
+    ``tolerance``: relative, by which a faster one may be missed.
+    """
+    options: list[Option] = []
+    for candidate in allowed_candidates(tuple(candidates), job):
+        for instance in instances_of(candidate, cluster, job):
+            at_least = None
+            if using is not None:
+                at_least = tuple(
+                    using[1] if any(device.name == using[0] for device in group.devices) else 0
+                    for group in instance.groups
+                )
+            path = best_path(instance, at_least=at_least, tolerance=tolerance)
+            options += options_of(candidate, cluster, job, instance, path)
+    found = min(options, key=lambda option: rank(option, job), default=None)
+    return None if found is None else _variant(found, job)
+
+
+def kept_variant(plan: Plan, candidate: Candidate, cluster: Cluster, job: Job) -> Variant | None:
+    """The plan as it is, with the candidate's times and the cluster's links and caps; None if it does not fit there."""
+    ends = [0]
+    for stage in plan.stages:
+        ends.append(ends[-1] + len(stage.layers))
+    layout = Layout(
+        num_microbatches=candidate.num_microbatches, schedule=plan.schedule.name, boundaries=tuple(ends),
+        devices=tuple(stage.devices[0] for stage in plan.stages),
+    )
+    option = evaluate(candidate, cluster, job, layout)
+    return None if option.misfit else _variant(option, job)
+
+
+def _variant(option: Option, job: Job) -> Variant:
+    layout, seconds = option.layout, rank(option, job)[0]
+    return Variant(
+        step_seconds=seconds, samples_per_second=option.candidate.batch / option.step_seconds,
+        num_microbatches=layout.num_microbatches,
+        devices=tuple(layout.devices_of(index) for index in range(layout.num_stages)), boundaries=layout.boundaries,
+        stage_seconds=tuple(cost.stage_seconds for cost in option.costs),
+    )  # fmt: skip
