@@ -11,15 +11,14 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from autopart import running, splitting
-from autopart.comparing import compare_source
+from autopart import planning, running, splitting
+from autopart.comparing import compare_source, plan_top_source
 from autopart.errors import UsageError
 from autopart.modelsource import Source, with_batch
 from autopart.modelsource import load as load_source
 from autopart.profiling import devices_here, kind, kinds, own_kinds
 from autopart.program import Program
 from autopart.progress import Progress, silent
-from autopart.ranking import plan_top_source
 from autopart.restoring import training_mode
 from autopart.runs import run_source
 from autopart.schema.alternatives import Alternative
@@ -164,22 +163,23 @@ def split(
 def pipeline(
     model: nn.Module, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None, *,
     plan: Plan, loss_fn: Callable[..., torch.Tensor] | None = None, optimizer: str | None = None, verify: bool = True,
-    compress: CodecName | None = None, compress_gradients: Literal["none", "fp16", "bf16"] = "none", prefetch: int = 0,
+    compress: CodecName | None = None, compress_gradients: Literal["none", "fp16", "bf16"] = "none",
+    prefetch: int | None = None,
 ) -> running.LocalPipeline | running.DistributedPipeline:  # fmt: skip
     """What steps a plan: one rank of it under torchrun, else all of it in this process.
 
     ``args`` and ``kwargs`` are of a whole batch; ``step`` takes the same.  Unless ``verify`` is False, the plan's
     stages are compared with the unsplit model first, all of them where its weights are.  ``compress`` (none, fp16,
     bf16, int8, topk) encodes what goes from device to device; None: as planned.  Under torchrun ``compress_gradients``
-    (fp16, bf16) encodes the gradients of replicas, and receives are posted ``prefetch`` computations early.
+    encodes the gradients of replicas, and receives are posted ``prefetch`` computations early; None: where it pays.
 
     Raises:
         MismatchError: the stages do not do what the model does.
     """
     program = _program(plan, _source(model, args, kwargs), verify)
     return running.pipeline(
-        program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress,
-        compress_gradients=compress_gradients, prefetch=prefetch,
+        program, planning.hidden(plan, prefetch), loss_fn=loss_fn, optimizer=optimizer, compress=compress,
+        compress_gradients=compress_gradients,
     )  # fmt: skip
 
 
@@ -213,11 +213,13 @@ def fit(
 
 def train_source(
     plan: Plan, source_text: str, data: str, *, checkpoints: Path | None = None, resume: bool = False,
-    metrics: Path | None = None, elastic: bool = False, most_recoveries: int = 10, returns: int = 0,
-    hang_seconds: float = 30.0, progress: Progress = silent, told: Callable[[str], None] = lambda _: None,
-    **words: Any,
+    metrics: Path | None = None, prefetch: int | None = None, elastic: bool = False, most_recoveries: int = 10,
+    returns: int = 0, hang_seconds: float = 30.0, progress: Progress = silent,
+    told: Callable[[str], None] = lambda _: None, **words: Any,
 ) -> Training:  # fmt: skip
     """Train a model source by a plan, one process per device, watched; with ``elastic`` it goes on after failures.
+
+    Receives are posted ``prefetch`` computations early; None: where the plan's links make it pay.
 
     Raises:
         UsageError: a word is wrong, or the plan is of another model.
@@ -234,7 +236,10 @@ def train_source(
         metrics_file=metrics, hang_seconds=hang_seconds,
     )
     limits = training.Elastic(most_recoveries=most_recoveries, returns=returns) if elastic else None
-    return training.train(plan, order, elastic=limits, progress=progress, told=told)
+    hides = planning.hidden(plan, prefetch)
+    if note := planning.hiding_note(plan, hides):
+        told(note)
+    return training.train(hides, order, elastic=limits, progress=progress, told=told)
 
 
 def load_checkpoint(
@@ -263,7 +268,7 @@ def _program(plan: Plan, source: Source, verify: bool) -> Program:
     """The model at the size of the plan's micro-batch, its stages compared with it first if that is wanted."""
     same_model(plan, source.model)
     training = plan.job.mode == "train"
-    piece = with_batch(source, running.samples_per_replica(plan))
+    piece = with_batch(source, running.samples_per_replica(plan, running.own_process(plan)))
     program = trace_source(piece, training=training, opaque=plan.model.opaque)
     if verify:
         stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)

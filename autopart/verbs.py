@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autopart import modelsource, profiling, splitting
+from autopart.advising import advised
 from autopart.errors import MismatchError, UsageError
 from autopart.generating import plan_generation
 from autopart.keying import fingerprint
@@ -23,6 +24,7 @@ from autopart.schema.device import Cluster
 from autopart.schema.graph import Note
 from autopart.schema.job import Job
 from autopart.schema.plan import Check, Plan, PlanWarning
+from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
 from autopart.schema.verification import Verification
 from autopart.sizes import candidates, planned, profiled
@@ -62,7 +64,7 @@ def profile_source(
 def plan_source(
     source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
     refresh: bool = False, verify: bool = True, progress: Progress = silent, budget_seconds: float | None = None,
-    reserve: Sequence[str] = (), **words: Any,
+    reserve: Sequence[str] = (), advice: bool = False, **words: Any,
 ) -> Plan:  # fmt: skip
     """The fastest plan for a model source; the job's words are those of the command line, with underscores.
 
@@ -72,6 +74,8 @@ def plan_source(
     Unless ``verify`` is False its split is compared with the unsplit model, as far as memory and time allow, and
     ``Plan.checks`` says what came out.  Where it differs, the module at fault is planned as one layer that runs as it
     is written.
+
+    With ``advice`` the plan says what would make it better, and what would change it (``advising``).
 
     With the word mode="generate" text is generated: see ``generating.plan_generation`` for its words.
 
@@ -101,7 +105,7 @@ def plan_source(
     cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
     find = functools.partial(
         _found, source, cluster, job, verify=verify, refresh=refresh, progress=progress,
-        budget=None if budget_seconds is None else profiling.Budget(budget_seconds),
+        advice=advice, budget=None if budget_seconds is None else profiling.Budget(budget_seconds),
     )
     try:
         return find(fresh=False)
@@ -111,17 +115,17 @@ def plan_source(
 
 def _found(
     source: Source, cluster: Cluster, job: Job, *, fresh: bool, verify: bool, refresh: bool, progress: Progress,
-    budget: profiling.Budget | None,
+    budget: profiling.Budget | None, advice: bool,
 ) -> Plan:  # fmt: skip
     """The plan; what is found not to be what the model does is looked into less and less."""
     opaque: tuple[str, ...] = ()
     failed: tuple[MismatchError, ...] = ()
     while True:
-        found, chosen = _plan_once(
+        found, chosen, choice = _plan_once(
             source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress, budget=budget
         )
         if not verify:
-            return found
+            return advised(found, choice, progress=progress) if advice else found
         try:
             checks = _checked(found, chosen, opaque, progress)
         except MismatchError as error:
@@ -130,9 +134,10 @@ def _found(
             failed = (*failed, error)
             opaque = demoted(chosen.source.model, opaque, error)
         else:
-            return dataclasses.replace(
+            found = dataclasses.replace(
                 found, checks=checks, warnings=(*found.warnings, *(_demotion(each) for each in failed))
             )
+            return advised(found, choice, progress=progress) if advice else found
 
 
 def check_source(plan: Plan, source: Source, stages: Sequence[StagePlacement]) -> tuple[Check, ...]:
@@ -217,8 +222,8 @@ def same_model(plan: Plan, model: nn.Module) -> None:
 def _plan_once(
     source: Source, cluster: Cluster, job: Job, opaque: tuple[str, ...], *, fresh: bool, refresh: bool,
     progress: Progress, budget: profiling.Budget | None,
-) -> tuple[Plan, Traced]:  # fmt: skip
-    """The plan, unchecked, and the trace that it is of."""
+) -> tuple[Plan, Traced, tuple[Candidate, ...]]:  # fmt: skip
+    """The plan, unchecked, the trace that it is of, and what it was chosen among."""
     choice, traces, warnings = candidates(
         source, cluster, job, opaque, fresh=fresh, refresh=refresh, progress=progress, budget=budget, may_derive=True
     )
@@ -229,7 +234,7 @@ def _plan_once(
         warnings=(
             *found.warnings, *warnings, *_batch_statistics(source.model, found), *map(_noted, chosen.graph.notes)
         ),
-    ), chosen  # fmt: skip
+    ), chosen, choice  # fmt: skip
 
 
 def _checked(found: Plan, chosen: Traced, opaque: tuple[str, ...], progress: Progress) -> tuple[Check, ...]:

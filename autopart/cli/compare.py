@@ -14,13 +14,14 @@ from autopart.cli.options import (
     MaxMemory,
     Microbatches,
     ModelText,
-    ModeName,
     OptimizerName,
     Output,
     Refresh,
     optimizer_of,
     whole_or_auto,
 )
+from autopart.cli.picture import Plot, check_picture, write_picture
+from autopart.cli.planoptions import Concurrency, NewTokens, PlanMode, Prompt, WeightsName, generation_words
 from autopart.units import parse_seconds
 
 __all__ = ["compare"]
@@ -36,15 +37,20 @@ def compare(
     )] = "",
     sets: Annotated[int, typer.Option(min=1, help="how many sets of the catalogue to plan")] = 24,
     max_memory: MaxMemory = None,
-    mode: ModeName = "infer",
+    mode: PlanMode = "infer",
     batch: Batch = None,
     microbatches: Microbatches = "auto",
     optimizer: OptimizerName = None,
     dtype: Dtype = None,
     objective: Annotated[Literal["throughput", "latency"], typer.Option(help="what to make best")] = "throughput",
     time_limit: Annotated[str, typer.Option(metavar="TIME", help="of the solver for one set")] = "10",
+    prompt: Prompt = None,
+    new_tokens: NewTokens = None,
+    concurrency: Concurrency = None,
+    weights: WeightsName = None,
     refresh: Refresh = False,
     form: Annotated[Literal["text", "markdown", "csv"], typer.Option("--format", help="of what is printed")] = "text",
+    plot: Plot = None,
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
@@ -53,16 +59,22 @@ def compare(
     autopart compare model.py -d 1xl4 -d 2xl4 -d 1xl4,1xt4
 
     autopart compare hf:config.json --dtype float16 --catalogue 'budget 2 $/h'
+
+    autopart compare hf:config.json --dtype float16 -d 2xl4 -d a100-sxm-80gb --mode generate --concurrency 8
     """
     from autopart import api
     from autopart.comparing import compare_source
-    from autopart.reporting import comparison_csv, comparison_markdown, comparison_text
+    from autopart.reporting import comparison_csv, comparison_markdown, comparison_picture, comparison_text
     from autopart.schema.store import dump
 
+    check_picture(plot)
     words = {
         "mode": mode, "batch": batch, "microbatches": whole_or_auto(microbatches, "--microbatches"),
         "optimizer": optimizer_of(mode, optimizer), "dtype": dtype, "objective": objective,
         "time_limit_seconds": parse_seconds(time_limit),
+        **generation_words(
+            mode, prompt_tokens=prompt, new_tokens=new_tokens, concurrency=concurrency, weights=weights
+        ),
     }
     source = api.load_source(model, dtype=dtype)
     with progress_bar() as progress:
@@ -71,6 +83,8 @@ def compare(
             refresh=refresh, progress=progress, **words,
         )
     write_result(found, output)
+    if plot is not None:
+        write_picture(comparison_picture(found), plot)
     if json_out:
         print_result(dump(found))
     else:

@@ -10,6 +10,7 @@ import typer
 from autopart.cli.console import note, print_result, progress_bar
 from autopart.cli.options import JsonOut, OptionalModelText, PlanFile
 from autopart.errors import UsageError
+from autopart.schema.advice import Advice, Sensitivity
 from autopart.schema.alternatives import CutAlternative, LayerTerms
 from autopart.schema.explanation import Explanation
 
@@ -26,6 +27,8 @@ class FullExplanation:
     explanation: Explanation
     layer: LayerTerms | None
     alternatives: tuple[CutAlternative, ...]
+    advice: tuple[Advice, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()
 
 
 def explain(
@@ -37,7 +40,7 @@ def explain(
     )] = None,
     json_out: JsonOut = False,
 ) -> None:
-    """Show where the time and memory of a plan go, why it is cut there, and with MODEL what the next best cut costs.
+    """Show where the time and memory of a plan go, why it is cut there, and with MODEL what other plans would give.
 
     autopart explain plan.json --stage 1
 
@@ -50,9 +53,15 @@ def explain(
     plan = load_plan(plan_file)
     chosen = _chosen(plan, stage, layer)
     explanation = planning.explain(plan)
-    terms, alternatives = (None, ()) if model is None else _of_the_model(plan, model, chosen, layer)
+    terms: LayerTerms | None = None
+    alternatives: tuple[CutAlternative, ...] = ()
+    if model is not None:
+        plan, terms, alternatives = _of_the_model(plan, model, chosen, layer)
     if json_out:
-        full = FullExplanation(explanation=explanation, layer=terms, alternatives=alternatives)
+        full = FullExplanation(
+            explanation=explanation, layer=terms, alternatives=alternatives, advice=plan.advice,
+            sensitivity=plan.sensitivity,
+        )
         print_result(dump(explanation) if model is None else dump(full))
         return
     if chosen is None:
@@ -64,7 +73,7 @@ def explain(
     text += "".join(f"\n{reporting.layer_text(terms)}" if terms else "")
     print_result(text + (f"\n{reporting.alternatives_text(alternatives)}" if alternatives else ""))
     if model is None:
-        note("what the next best cut would cost, and a layer's own times, take the model: "
+        note("what the next best cut would cost, what a change would give, and a layer's own times take the model: "
              f"autopart explain {plan_file} MODEL")
 
 
@@ -90,13 +99,15 @@ def _chosen(plan: Plan, stage: int | None, layer: str | None) -> int | None:
 
 def _of_the_model(
     plan: Plan, model: str, stage: int | None, layer: str | None
-) -> tuple[LayerTerms | None, tuple[CutAlternative, ...]]:
+) -> tuple[Plan, LayerTerms | None, tuple[CutAlternative, ...]]:
+    """The plan with advice, the layer's terms, and the best plans without its cuts."""
     from autopart import api
-    from autopart.explaining import layer_terms, next_best
+    from autopart.explaining import layer_terms, next_best, with_advice
 
     source = api.load_source(model, dtype=plan.job.dtype)
     ends = range(1, len(plan.stages))
     cuts = [each for each in ends if stage is None or each in (stage, stage + 1)]
     with progress_bar() as progress:
         terms = None if layer is None else layer_terms(plan, source, layer, progress=progress)
-        return terms, next_best(plan, source, cuts, progress=progress)
+        whole = with_advice(plan, source, progress=progress) if stage is None else plan
+        return whole, terms, next_best(plan, source, cuts, progress=progress)

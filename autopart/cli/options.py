@@ -23,6 +23,7 @@ __all__ = [
     "OptionalModelText",
     "Output",
     "PlanFile",
+    "Prefetch",
     "Refresh",
     "Reserve",
     "optimizer_of",
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 
-def whole_or_auto(text: str, option: str) -> int | None:
+def whole_or_auto(text: str, option: str, *, least: int = 1) -> int | None:
     """The number in ``text``, the value of ``option``; None for ``auto``.
 
     Raises:
@@ -41,9 +42,11 @@ def whole_or_auto(text: str, option: str) -> int | None:
     try:
         number = int(text)
     except ValueError:
-        raise UsageError(f"{option} {text!r} is neither auto nor a whole number; give auto or 1 or more") from None
-    if number < 1:
-        raise UsageError(f"{option} {number} is below 1; give auto or 1 or more")
+        raise UsageError(
+            f"{option} {text!r} is neither auto nor a whole number; give auto or {least} or more"
+        ) from None
+    if number < least:
+        raise UsageError(f"{option} {number} is below {least}; give auto or {least} or more")
     return number
 
 
@@ -65,6 +68,10 @@ OptionalModelText = Annotated[str | None, typer.Argument(
     metavar="[MODEL]", help="model.py[:name], package.module:name, hf:DIR, torchvision:NAME or timm:NAME"
 )]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="a plan file, as `autopart plan -o` writes it")]
+Prefetch = Annotated[str, typer.Option(
+    "--prefetch", metavar="auto|N", help="computations that a receive is posted before it is needed (processors only); "
+    "auto: as the plan says, or as many as can be and a deeper warm-up, where the plan's links make that pay"
+)]
 Devices = Annotated[str | None, typer.Option(
     "--devices", "-d", help="comma list: cuda:0,cuda:1 · cpu · cpu:0,cpu:1@0.5 · 2xh100-sxm-80gb,4xt4 · auto (default)"
 )]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from autopart.cli import limits, planoptions
 from autopart.cli.console import print_result, progress_bar, write_result
@@ -22,11 +24,16 @@ from autopart.cli.options import (
     optimizer_of,
     whole_or_auto,
 )
+from autopart.cli.picture import Plot, check_picture, write_picture
 from autopart.cli.workload import Contiguous, WorkloadFile, place_workload
 from autopart.errors import UsageError
 from autopart.units import parse_seconds
 
 __all__ = ["plan"]
+
+Advice = Annotated[bool, typer.Option(
+    "--advice/--no-advice", help="say what would make the plan better, and what would change it: each is solved"
+)]
 
 
 def plan(
@@ -45,7 +52,7 @@ def plan(
     top: limits.Top = None, verify: planoptions.Verify = True, refresh: Refresh = False, workload: WorkloadFile = None,
     contiguous: Contiguous = None, prompt: planoptions.Prompt = None, new_tokens: planoptions.NewTokens = None,
     concurrency: planoptions.Concurrency = None, weights: planoptions.WeightsName = None,
-    json_out: JsonOut = False, output: Output = None,
+    advice: Advice = True, plot: Plot = None, json_out: JsonOut = False, output: Output = None,
 ) -> None:  # fmt: skip
     """Find the fastest way to spread a model over devices that fits in their memory.
 
@@ -65,6 +72,7 @@ def plan(
             gap=gap, json_out=json_out, output=output,
         )
     text = _model_text(model, contiguous)
+    check_picture(plot)
     job = {
         "mode": mode, "batch": batch, "microbatches": whole_or_auto(microbatches, "--microbatches"),
         "schedule": None if schedule == "auto" else schedule, "optimizer": optimizer_of(mode, optimizer),
@@ -89,7 +97,7 @@ def plan(
         raise UsageError("--top is not for --mode generate; leave it out")
     if top is not None:
         return _plan_top(text, job, top, json_out, output, refresh=refresh, verify=verify, **where)
-    _plan_model(text, job, json_out, output, refresh=refresh, verify=verify, **where)
+    _plan_model(text, job, json_out, output, refresh=refresh, verify=verify, advice=advice, plot=plot, **where)
 
 
 def _model_text(model: str | None, contiguous: bool | None) -> str:
@@ -100,16 +108,20 @@ def _model_text(model: str | None, contiguous: bool | None) -> str:
     return model
 
 
-def _plan_model(model: str, job: dict[str, Any], json_out: bool, output: Output, **options: Any) -> None:
+def _plan_model(
+    model: str, job: dict[str, Any], json_out: bool, output: Output, *, plot: Plot, **options: Any
+) -> None:
     """Loads, plans and prints."""
-    from autopart import api
-    from autopart.reporting import plan_text
+    from autopart import api, planning
+    from autopart.reporting import plan_picture, plan_text
     from autopart.schema.store import dump
 
     source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
     with progress_bar() as progress:
         found = api.plan_source(source, progress=progress, **options, **job)
     write_result(found, output)
+    if plot is not None:
+        write_picture(plan_picture(found, planning.simulate(found)), plot)
     print_result(dump(found) if json_out else plan_text(found))
 
 

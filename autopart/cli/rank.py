@@ -48,7 +48,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     planned, device = plan.cluster.device(spec.devices[rank]), running.process_device(plan, rank)
     torch.set_num_threads(planned.num_threads or 1)
     source = _load(spec, plan)
-    piece = with_batch(source, running.samples_per_replica(plan))
+    piece = with_batch(source, running.samples_per_replica(plan, rank))
     training = plan.job.mode == "train"
     program = trace(
         source.model, piece.args, piece.kwargs, training=training, name=source.name, opaque=plan.model.opaque
@@ -58,6 +58,7 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
     pipeline = running.DistributedPipeline(
         program, plan, rank, loss_fn=source.loss_fn, optimizer=plan.job.optimizer,
         stopwatch=_stopwatch(spec, planned, device, pace), joins_outputs=False, compress=spec.compress,
+        compress_gradients=spec.compress_gradients,
         limits=Path(spec.directory) / "links" if spec.emulated else None,
     )
     running.drop_weights(source.model, keep=pipeline.user_weights())

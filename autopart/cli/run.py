@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from autopart.cli.console import print_result, progress_bar, write_result
-from autopart.cli.options import JsonOut, ModelText, Output, PlanFile
+from autopart.cli.options import JsonOut, ModelText, Output, PlanFile, Prefetch, whole_or_auto
 
 __all__ = ["run"]
 
@@ -27,6 +27,10 @@ def run(
     compress: Annotated[Literal["none", "fp16", "bf16", "int8", "topk"] | None, typer.Option(
         "--compress", help="encode what crosses from device to device; changes results a little; default: as planned"
     )] = None,
+    compress_gradients: Annotated[Literal["none", "fp16", "bf16"], typer.Option(
+        "--compress-gradients", help="what the gradients of data-parallel replicas travel as"
+    )] = "none",
+    prefetch: Prefetch = "auto",
     emulate: Annotated[Path | None, typer.Option(
         "--emulate", metavar="FILE", help="stand-ins for the plan's devices: a cluster file with speeds, memory, links"
     )] = None,
@@ -39,14 +43,15 @@ def run(
     """Run a plan, one process per device, and show what was predicted beside what was measured."""
     from autopart.schema.store import dump, load_plan
 
-    plan = load_plan(plan_file)
-    from autopart import api
+    plan, early = load_plan(plan_file), whole_or_auto(prefetch, "--prefetch", least=0)
+    from autopart import api, planning
     from autopart.reporting import measurement_text
 
     with progress_bar() as progress:
         measured = api.run_source(
             plan, model, steps=steps, warmup=warmup, single=single, layers=layers, compress=compress,
-            emulate=emulate, throttle=throttle, progress=progress,
+            compress_gradients=compress_gradients, prefetch=early, emulate=emulate, throttle=throttle,
+            progress=progress,
         )  # fmt: skip
     write_result(measured, output)
-    print_result(dump(measured) if json_out else measurement_text(measured, plan))
+    print_result(dump(measured) if json_out else measurement_text(measured, planning.hidden(plan, early)))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from autopart.cli.console import note, print_result, progress_bar, write_result
-from autopart.cli.options import JsonOut, ModelText, Output, PlanFile
+from autopart.cli.options import JsonOut, ModelText, Output, PlanFile, Prefetch, whole_or_auto
 from autopart.errors import UsageError
+from autopart.progress import silent
 
 __all__ = ["train"]
 
@@ -55,6 +58,10 @@ def train(
     clip: Clip = None,
     precision: Precision = "full",
     accumulate: Accumulate = 1,
+    compress_gradients: Annotated[Literal["none", "fp16", "bf16"], typer.Option(
+        "--compress-gradients", help="what the gradients of data-parallel replicas travel as"
+    )] = "none",
+    prefetch: Prefetch = "auto",
     shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="a new order in every epoch")] = True,
     seed: Annotated[int, typer.Option("--seed", help="of weights, order and dropout")] = 0,
     checkpoints: Checkpoints = None,
@@ -83,14 +90,18 @@ def train(
     from autopart import api
     from autopart.reporting import training_text
 
-    with progress_bar() as progress:
+    is_first = os.environ.get("RANK", "0") == "0"  # under torchrun one rank speaks for all
+    with progress_bar() if is_first else nullcontext(silent) as progress:
         trained = api.train_source(
             plan, model, data, optimizer=optimizer or plan.job.optimizer, steps=steps, learning_rate=lr,
             weight_decay=weight_decay, lr_schedule=lr_schedule, lr_warmup=lr_warmup, lr_floor=lr_floor, clip=clip,
-            precision=precision, accumulate=accumulate, shuffle=shuffle, seed=seed, checkpoints=checkpoints,
-            checkpoint_every=checkpoint_every, keep=keep, resume=resume, metrics=metrics, elastic=elastic,
-            returns=returns, most_recoveries=most_recoveries, hang_seconds=parse_seconds(hang_timeout),
+            precision=precision, accumulate=accumulate, compress_gradients=compress_gradients,
+            prefetch=whole_or_auto(prefetch, "--prefetch", least=0), shuffle=shuffle, seed=seed,
+            checkpoints=checkpoints, checkpoint_every=checkpoint_every, keep=keep, resume=resume, metrics=metrics,
+            elastic=elastic, returns=returns, most_recoveries=most_recoveries, hang_seconds=parse_seconds(hang_timeout),
             progress=progress, told=lambda line: note(f"autopart: {line}"),
         )  # fmt: skip
+    if not is_first:
+        return
     write_result(trained, output)
     print_result(dump(trained) if json_out else training_text(trained))

@@ -259,7 +259,9 @@ class Spelling:
         if not is_plain_python(kind):
             raise CannotSpellError(f"a {kind.__qualname__} holds more than its attributes")
         self.add(kind)
-        self._mapping(getattr(value, "__dict__", {}))
+        held = getattr(value, "__dict__", {})
+        # hash() of words is another in each process; transformers' generation config keeps one of itself
+        self._mapping({name: each for name, each in held.items() if not (name.endswith("_hash") and type(each) is int)})
         self._mapping({name: getattr(value, name) for name in slots if hasattr(value, name)})
 
 

@@ -14,24 +14,22 @@ from autopart.units import format_bytes, format_seconds
 
 __all__ = ["comparison_csv", "comparison_markdown", "comparison_text"]
 
-_HEADERS = (
-    "", "devices", "throughput", "latency", "bubble", "least free", "$/h", "$/million", "bottleneck", "each adds",
-)
-_WORDS = (0, 1, 8, 9)
+_WORDS = ("", "devices", "bottleneck", "each adds")
+"""headers of columns with words"""
 _CRITERIA = {"throughput": "throughput", "latency": "latency", "rent": "rent", "devices": "number of devices"}
 
 
 def comparison_text(comparison: Comparison) -> str:
     """The verdict, the sets in a table, those on which nothing fits with the reason."""
-    rows = [_row(each) for each in comparison.sets if each.fits]
-    job = comparison.job
+    rows = [_row(each, comparison) for each in comparison.sets if each.fits]
+    headers = _headers(comparison)
     paragraphs = (
         _verdict(comparison),
         heading(
-            f"{comparison.model}: {'training' if job.mode == 'train' else 'inference'}, batch {job.batch} "
-            f"(times {_origins(comparison)}; * no other set is better by {_what_counts(comparison)}; "
-            "latency is of one micro-batch)",
-            table(_HEADERS, rows, words=_WORDS) if rows else "",
+            f"{comparison.model}: {_work(comparison)} "
+            f"(times {_origins(comparison)}; * no other set is better by {_what_counts(comparison)}"
+            f"{'' if comparison.requests else '; latency is of one micro-batch'})",
+            table(headers, rows, words=[headers.index(word) for word in _WORDS]) if rows else "",
         ),
         heading("Left out by their plans", _left_out(comparison)),
         heading("Does not fit", "\n".join(f"  {row.name}: {row.reason}" for row in comparison.sets if not row.fits)),
@@ -42,12 +40,15 @@ def comparison_text(comparison: Comparison) -> str:
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The same as a Markdown table; a set on which nothing fits has the reason in its row."""
+    headers = _headers(comparison)
+    gap = [""] * (len(headers) - 4)
     rows = [
-        list(map(_cell, _row(each) if each.fits else ("", each.name, *[""] * 6, f"does not fit: {each.reason}", "")))
+        list(map(_cell, _row(each, comparison) if each.fits
+                 else ("", each.name, *gap, f"does not fit: {each.reason}", "")))
         for each in comparison.sets
     ]
-    align = ["left" if column in _WORDS else "right" for column in range(len(_HEADERS))]
-    grid = tabulate(rows, headers=list(_HEADERS), tablefmt="pipe", disable_numparse=True, colalign=align)
+    align = ["left" if header in _WORDS else "right" for header in headers]
+    grid = tabulate(rows, headers=headers, tablefmt="pipe", disable_numparse=True, colalign=align)
     return f"{_cell(_verdict(comparison))}\n\n{grid}\n" + "".join(f"\n{_cell(each)}\n" for each in comparison.remarks)
 
 
@@ -62,33 +63,64 @@ def comparison_csv(comparison: Comparison) -> str:
     return buffer.getvalue()
 
 
+def _work(comparison: Comparison) -> str:
+    job, requests = comparison.job, comparison.requests
+    if requests is not None:
+        return (
+            f"generation, {requests.concurrency} requests at once, {requests.prompt_tokens} tokens of prompt and "
+            f"{requests.new_tokens} new, weights {requests.weights}"
+        )
+    return f"{'training' if job.mode == 'train' else 'inference'}, batch {job.batch}"
+
+
+def _sample(comparison: Comparison) -> str:
+    return "tokens" if comparison.requests else "samples"
+
+
+def _headers(comparison: Comparison) -> list[str]:
+    generates, tokens = comparison.requests is not None, comparison.tokens_per_sample is not None
+    return [
+        "", "devices", "throughput", *(["first token", "each token"] if generates else ["latency"]), "bubble",
+        "least free", "$/h", f"$/million {_sample(comparison)}", *(["$/million tokens"] if tokens else []),
+        "bottleneck", "each adds",
+    ]
+
+
 def _verdict(comparison: Comparison) -> str:
     fitting = [each for each in comparison.sets if each.fits]
     if not fitting:
         number = len(comparison.sets)
         return f"None of the {number} sets can hold the model." if number > 1 else "The set cannot hold the model."
     fastest = max(fitting, key=lambda each: each.throughput_per_second or 0.0)
-    text = f"Fastest: {fastest.name}, {rate(fastest.throughput_per_second or 0.0)}"
+    text = f"Fastest: {fastest.name}, {rate(fastest.throughput_per_second or 0.0, _sample(comparison))}"
     priced = [each for each in fitting if each.cost_per_million is not None]
     if priced:
         cheapest = min(priced, key=lambda each: each.cost_per_million or 0.0)
-        text += f"; cheapest per sample: {cheapest.name}, {cheapest.cost_per_million or 0.0:.2f} $ a million"
+        each = _sample(comparison).removesuffix("s")
+        text += f"; cheapest per {each}: {cheapest.name}, {cheapest.cost_per_million or 0.0:.2f} $ a million"
     return text + "."
 
 
-def _row(each: DeviceSet) -> tuple[str, ...]:
+def _row(each: DeviceSet, comparison: Comparison) -> tuple[str, ...]:
+    """A set that fits, in the columns of ``_headers``."""
     return (
         "*" if each.pareto else "",
         each.name,
-        rate(each.throughput_per_second or 0.0),
+        rate(each.throughput_per_second or 0.0, _sample(comparison)),
         format_seconds(each.latency_seconds or 0.0),
+        *([format_seconds(each.step_token_seconds or 0.0)] if comparison.requests else []),
         percent(each.bubble_fraction or 0.0, digits=0),
         f"{format_bytes(each.headroom_bytes or 0)} ({percent(each.headroom_share or 0.0, digits=0)})",
-        "" if each.rent_usd_per_hour is None else f"{each.rent_usd_per_hour:.2f}",
-        "" if each.cost_per_million is None else f"{each.cost_per_million:.2f}",
+        *map(_usd, (each.rent_usd_per_hour, each.cost_per_million)),
+        *([_usd(each.cost_per_million_tokens)] if comparison.tokens_per_sample is not None else []),
         each.bottleneck,
         ", ".join(_added(added) for added in each.adds),
     )
+
+
+def _usd(amount: float | None) -> str:
+    """Cents, and where they would show nothing, three digits."""
+    return "" if amount is None else f"{amount:.2f}" if amount >= 0.1 else f"{amount:.3g}"
 
 
 def _added(added: Added) -> str:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from autopart.reporting.advice import advice_rows, sensitivity_rows, unmoved
 from autopart.reporting.drawing import Row, by_stage, in_flight, memory_outline, ticks, timeline_rows
+from autopart.reporting.generations import generation_rows
 from autopart.reporting.memoryterms import memory_columns
-from autopart.reporting.plans import baseline_rows, job_line, prediction_rows, proof_rows
+from autopart.reporting.plans import baseline_rows, job_line, prediction_rows, proof_rows, sample_of
 from autopart.reporting.tables import layer_range, percent, rate
 from autopart.schema.explanation import Explanation
 from autopart.schema.measurement import Measurement
@@ -84,7 +86,9 @@ def report_html(
         ],
         measured_end=None if measurement is None else round(100 * measurement.median_step_seconds / span, 4),
         job_line=job_line(plan), prediction=prediction_rows(plan), proof=proof_rows(plan),
-        baselines=baseline_rows(plan), css=_css(), num_colours=NUM_COLOURS,
+        baselines=baseline_rows(plan), advice=advice_rows(plan), sensitivity=sensitivity_rows(plan),
+        unmoved=unmoved(plan), generation=generation_rows(plan), sample=sample_of(plan),
+        css=_css(), num_colours=NUM_COLOURS,
         memory=memory_columns([stage.memory for stage in plan.stages]),
         kinds=[kind for kind in _KINDS if any(event.kind == kind for event in timeline.events)],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopart.reporting.advice import advice_text
 from autopart.reporting.generations import generation_text
 from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
 from autopart.reporting.verifications import checks_text
@@ -9,7 +10,7 @@ from autopart.schema.job import Job
 from autopart.schema.plan import Least, Plan, Proof, Stage
 from autopart.units import format_bytes, format_count, format_seconds
 
-__all__ = ["baseline_rows", "job_line", "plan_text", "prediction_rows", "proof_rows"]
+__all__ = ["baseline_rows", "job_line", "plan_text", "prediction_rows", "proof_rows", "sample_of"]
 
 NO_GAP = 5e-5
 """a relative gap that prints as 0.00 %"""
@@ -30,6 +31,7 @@ def plan_text(plan: Plan) -> str:
         heading("Proof", facts(proof_rows(plan))),
         heading("Checks", checks_text(plan.checks)),
         heading("Left out", "\n".join(f"  {each.device}: {each.reason}" for each in plan.excluded)),
+        advice_text(plan),
         heading("Warnings", "\n".join(f"  {each.message}\n    → {each.suggestion}" for each in plan.warnings)),
         heading(f"Times: {plan.origin.profile}", "\n".join(f"  {line}" for line in _origin(plan))),
     )
@@ -40,11 +42,23 @@ def job_line(plan: Plan) -> str:
     """The model and what is done with it, in one line."""
     schedule = plan.schedule
     batch = plan.job.batch
+    given = plan.generation
+    if given is not None:
+        requests, groups = given.requests, f"{given.num_groups} group{'s' if given.num_groups > 1 else ''}"
+        return (
+            f"{_model(plan)}; generation, {requests.concurrency} requests at once in {groups}, "
+            f"{requests.prompt_tokens} tokens of prompt and {requests.new_tokens} new"
+        )
     pieces = f"{schedule.num_microbatches} micro-batch{'es' if schedule.num_microbatches > 1 else ''}"
     return (
-        f"{plan.model.name}: {format_count(plan.model.num_parameters)} parameters in {plan.model.num_layers} layers; "
-        f"{_work(plan.job)}, batch {batch} as {pieces} of {batch // schedule.num_microbatches}, {schedule.name}"
+        f"{_model(plan)}; {_work(plan.job)}, batch {batch} as {pieces} of {batch // schedule.num_microbatches}, "
+        f"{schedule.name}"
     )
+
+
+def _model(plan: Plan) -> str:
+    model = plan.model
+    return f"{model.name}: {format_count(model.num_parameters)} parameters in {model.num_layers} layers"
 
 
 def _work(job: Job) -> str:
@@ -75,13 +89,18 @@ def prediction_rows(plan: Plan) -> list[tuple[str, str]]:
     prediction = plan.prediction
     rows = [
         ("step", format_seconds(prediction.step_seconds)),
-        ("throughput", rate(prediction.throughput_per_second)),
+        ("throughput", rate(prediction.throughput_per_second, sample_of(plan))),
         ("latency", f"{format_seconds(prediction.latency_seconds)} for one micro-batch, forward"),
         ("bubble", percent(prediction.bubble_fraction)),
     ]
     if prediction.cost_per_million is not None:
-        rows.append(("cost", f"{prediction.cost_per_million:.2f} US dollars per million samples"))
+        rows.append(("cost", f"{prediction.cost_per_million:.2f} US dollars per million {sample_of(plan)}"))
     return rows + _transfers(plan)
+
+
+def sample_of(plan: Plan) -> str:
+    """What a sample of the job is."""
+    return "samples" if plan.generation is None else "tokens"
 
 
 def _transfers(plan: Plan) -> list[tuple[str, str]]:

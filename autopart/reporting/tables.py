@@ -42,10 +42,10 @@ def percent(fraction: float, *, signed: bool = False, digits: int = 1) -> str:
     return f"{100 * fraction:{'+' if signed else ''}.{digits}f} %"
 
 
-def rate(samples_per_second: float) -> str:
+def rate(samples_per_second: float, what: str = "samples") -> str:
     """A throughput with three significant digits."""
     number = format_count(samples_per_second) if samples_per_second >= 1000 else f"{samples_per_second:.3g}"
-    return f"{number} samples/s"
+    return f"{number} {what}/s"
 
 
 def flop(count: float, unit: str = "") -> str:

@@ -95,7 +95,7 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "doctor": ["--json"],
         "explain": ["--json", "--layer", "--stage"],
         "export": ["--output", "--to"],
-        "plan": sorted([*shared, "--budget", "--concurrency", "--new-tokens", "--prompt", "--weights",
+        "plan": sorted([*shared, "--advice", "--budget", "--concurrency", "--new-tokens", "--prompt", "--weights",
                         "--compress", "--contiguous", "--data-parallel", "--forbid", "--gap", "--master-weights",
                         "--method", "--microbatches", "--max-price", "--max-step-time", "--objective",
                         "--pin", "--recompute", "--rent", "--reserve", "--schedule", "--top",
@@ -103,14 +103,15 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
                         "--workload"]),
         "profile": sorted([*shared, "--budget"]),
         "report": ["--measured", "--output", "--trace"],
-        "run": sorted(["--compress", "--emulate", "--json", "--layers", "--output", "--single", "--steps", "--throttle",
-                       "--warmup"]),
+        "run": sorted(["--compress", "--compress-gradients", "--emulate", "--json", "--layers", "--output",
+                       "--prefetch", "--single", "--steps", "--throttle", "--warmup"]),
         "schema": [],
         "trace": ["--batch", "--dtype", "--json", "--mode"],
-        "train": sorted(["--accumulate", "--checkpoint-every", "--checkpoints", "--clip", "--data", "--elastic",
-                         "--hang-timeout", "--json", "--keep", "--lr", "--lr-floor", "--lr-schedule", "--lr-warmup",
-                         "--metrics", "--most-recoveries", "--optimizer", "--output", "--precision", "--resume",
-                         "--returns", "--seed", "--shuffle", "--steps", "--weight-decay"]),
+        "train": sorted(["--accumulate", "--checkpoint-every", "--checkpoints", "--clip", "--compress-gradients",
+                         "--data", "--elastic", "--hang-timeout", "--json", "--keep", "--lr", "--lr-floor",
+                         "--lr-schedule", "--lr-warmup", "--metrics", "--most-recoveries", "--optimizer", "--output",
+                         "--precision", "--prefetch", "--resume", "--returns", "--seed", "--shuffle", "--steps",
+                         "--weight-decay"]),
         "verify": ["--json"],
     }
 
@@ -134,7 +135,7 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "mode": "train", "batch": 8, "microbatches": 4, "schedule": "1f1b", "optimizer": "adamw", "dtype": "bf16",
         "max_step_seconds": 0.08, "max_usd_per_hour": 4.0, "rents": (("cpu", 0.5),),
         "objective": "latency", "stages": 2, "method": "even", "solver": "cbc", "time_limit_seconds": 120.0,
-        "gap": 0.01, "verify": False, "data_parallel": 2, "tensor_parallel": 4, "recompute": "auto",
+        "gap": 0.01, "verify": False, "advice": True, "data_parallel": 2, "tensor_parallel": 4, "recompute": "auto",
         "pins": (("a", "t4:0"),), "forbidden": (("b", "cpu"),), "together": (("a", "c"),), "reserve": ("t4=1GiB",),
         "master_weights": True, "budget_seconds": 90.0, "compress": "none",
     }
@@ -195,7 +196,8 @@ def test_run_and_verify_load_as_the_plan_says(
     kwargs.pop("progress")
     assert (name, args) == ("run_source", (a_plan(), "model.py"))
     assert kwargs == {
-        "steps": 3, "warmup": 0, "single": False, "layers": True, "compress": None, "emulate": None, "throttle": "sleep"
+        "steps": 3, "warmup": 0, "single": False, "layers": True, "compress": None, "emulate": None,
+        "throttle": "sleep", "compress_gradients": "none", "prefetch": None,
     }
     assert "predicted" in capsys.readouterr().out
     assert main(["verify", plan_file, "model.py"]) == 0

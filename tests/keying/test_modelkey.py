@@ -33,6 +33,7 @@ class Options:
     def __init__(self):
         self.width = 4
         self.names = ["a", "b"]
+        self._original_object_hash = hash("words")  # as transformers' GenerationConfig; another in each process
 
 class Net(nn.Module):
     factor = 3

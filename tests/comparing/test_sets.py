@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,12 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from autopart import modelsource
 from autopart.cli.main import main
-from autopart.comparing import compare_source, mark_pareto, row_of
+from autopart.comparing.sets import compare_source, mark_pareto, row_of
 from autopart.errors import UsageError
 from autopart.modelsource import Source
+from autopart.reporting import comparison_text
 from autopart.schema.comparison import Comparison, DeviceSet
 from autopart.schema.store import dump, parse
+from autopart.verbs import plan_source
 from tests.paper import a_plan
 
 
@@ -87,9 +91,38 @@ def test_a_cluster_file_is_a_set_too(source: Source, tmp_path: Path) -> None:
     assert row.name == str(file) and set(row.used) <= {"old0", "old1"} and row.fits
 
 
-def test_generation_is_not_compared_yet(source: Source) -> None:
-    with pytest.raises(UsageError, match="plan each set of devices with --mode generate"):
-        compare_source(source, ("1xt4",), mode="generate")
+def test_generation_is_compared_by_tokens(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    config = {
+        "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "num_key_value_heads": 2, "intermediate_size": 1024, "vocab_size": 2000, "max_position_embeddings": 512,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = modelsource.load(f"hf:{tmp_path}", dtype="float16")
+    words: dict[str, Any] = {"mode": "generate", "prompt_tokens": 64, "new_tokens": 16, "concurrency": 4}
+    found = compare_source(model, ("1xrtx-4090", "2xrtx-4090"), **words)
+    one, two = (next(each for each in found.sets if each.name == name) for name in ("1xrtx-4090", "2xrtx-4090"))
+    alone = plan_source(model, devices="1xrtx-4090", **words).generation
+    assert alone is not None and found.requests == alone.requests and found.job.batch == 4
+    assert one.throughput_per_second == alone.tokens_per_second
+    assert one.latency_seconds == alone.time_to_first_token_seconds
+    assert one.step_token_seconds == alone.time_per_output_token_seconds
+    assert one.cost_per_million == pytest.approx((one.rent_usd_per_hour or 0) / 3600 / alone.tokens_per_second * 1e6)
+    assert two.adds or two.left_out
+    text = comparison_text(found)
+    assert "tokens/s" in text and "$/million tokens" in text and "samples" not in text and "first token" in text
+
+
+def test_what_a_sample_of_tokens_costs_is_said_of_tokens_too(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    (tmp_path / "config.json").write_text(json.dumps({
+        "model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "vocab_size": 500, "n_positions": 128,
+    }))
+    found = compare_source(modelsource.load(f"hf:{tmp_path}"), ("1xrtx-4090",))
+    (row,) = found.sets
+    assert found.tokens_per_sample == 128 and row.cost_per_million is not None
+    assert row.cost_per_million_tokens == row.cost_per_million / 128
+    assert "$/million samples" in comparison_text(found) and "$/million tokens" in comparison_text(found)
 
 
 def test_nothing_to_compare_is_an_error(source: Source) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autopart.devicesearch import MOST_DEVICES, read_budget, sets_within, worth_planning
+from autopart.comparing.budgets import MOST_DEVICES, read_budget, sets_within, worth_planning
 from autopart.errors import UsageError
 from autopart.schema.device import Figure, Kind
 

@@ -9,10 +9,11 @@ import torch
 from torch import nn
 
 from autopart import planning, profiling
-from autopart.decoders import Decoder, decoder_of
 from autopart.errors import DeviceError, InfeasibleError, UsageError
+from autopart.generating.decoders import Decoder, decoder_of
+from autopart.generating.phases import Phases, WeightShape, mixed
+from autopart.generating.tokenlaw import TokenLaw
 from autopart.modelsource import Source, with_weights
-from autopart.phases import Phases, WeightShape, mixed
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster
 from autopart.schema.generation import Generation, GenerationStage, Requests
@@ -21,7 +22,6 @@ from autopart.schema.job import Job
 from autopart.schema.plan import Check, Plan, PlanWarning
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import KindProfile, Profile
-from autopart.tokenlaw import TokenLaw
 from autopart.tracecache import Traced, traced
 
 __all__ = ["group_counts", "plan_generation", "requests_of"]

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
+from autopart.advising import advised
 from autopart.errors import InfeasibleError, UsageError
 from autopart.modelsource import Source, with_batch
 from autopart.progress import Progress, silent
@@ -13,11 +14,11 @@ from autopart.schema.alternatives import CutAlternative, LayerTerms, LayerTimes
 from autopart.schema.graph import Graph
 from autopart.schema.plan import Plan, Stage
 from autopart.schema.profile import KindProfile, Profile
-from autopart.sizes import profiled
+from autopart.sizes import candidates, profiled
 from autopart.tracecache import traced
 from autopart.verbs import plan_source, same_model
 
-__all__ = ["layer_terms", "next_best", "stage_of"]
+__all__ = ["layer_terms", "next_best", "stage_of", "with_advice"]
 
 
 def stage_of(plan: Plan, layer: str) -> Stage:
@@ -107,6 +108,22 @@ def next_best(
         found.append(_without_cut(plan, source, plan.stages[index - 1].layers[-1], plan.stages[index], progress))
     progress("planning without a cut", len(stages), len(stages))
     return tuple(found)
+
+
+def with_advice(plan: Plan, source: Source, *, progress: Progress = silent) -> Plan:
+    """The plan with advice and with what would change it, sought now if it has none.
+
+    Raises:
+        UsageError: the plan is of another model.
+    """
+    same_model(plan, source.model)
+    if plan.advice or plan.sensitivity:
+        return plan
+    choice, _, _ = candidates(
+        with_batch(source, plan.job.batch), plan.cluster, plan.job, plan.model.opaque, fresh=False, refresh=False,
+        progress=progress, may_derive=True,
+    )
+    return advised(plan, choice, progress=progress)
 
 
 def _without_cut(plan: Plan, source: Source, before: str, stage: Stage, progress: Progress) -> CutAlternative:

@@ -8,13 +8,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils import _pytree as pytree
+
 from autopart import modelsource, planning, profiling
-from autopart.devicesearch import read_budget, sets_within, worth_planning
+from autopart.comparing.budgets import read_budget, sets_within, worth_planning
 from autopart.errors import InfeasibleError, UsageError
+from autopart.generating import requests_of
 from autopart.modelsource import Source
 from autopart.progress import Progress, silent
 from autopart.schema.comparison import Added, Comparison, Criterion, DeviceSet
 from autopart.schema.device import Cluster
+from autopart.schema.generation import Requests, WeightFormat
+from autopart.schema.graph import Graph
 from autopart.schema.job import Job
 from autopart.schema.plan import Plan
 from autopart.tracecache import traced
@@ -46,26 +52,29 @@ def compare_source(
     Raises:
         UsageError: there is nothing to compare, or a word is wrong.
     """
-    if words.get("mode") == "generate":
-        raise UsageError("generation is not compared yet; plan each set of devices with --mode generate")
-    words = {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
+    generates = words.get("mode") == "generate"
+    requests = requests_of(words)[0] if generates else None
+    words = words if generates else {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
     found, remarks = _searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
     wanted = {_name(each): each for each in (*device_sets, *found)}
     if not wanted:
         raise UsageError("there is nothing to compare; give --devices A --devices B, or --catalogue 'budget 2 $/h'")
+    per_sample = None if generates else _tokens_of(source)
     plan = _remembered(lambda cluster: plan_source(source, devices=cluster, refresh=refresh, verify=False, **words))
     rows = []
     for done, (name, devices) in enumerate(wanted.items()):
         progress("comparing", done, len(wanted))
         bare = _cluster(devices, source)
         cluster = profiling.read_cluster(bare, max_memory=_caps_of(bare, max_memory))
-        rows.append(_row(name, cluster, plan, adds=not catalogue or name not in found))
+        row = _row(name, cluster, plan, adds=not catalogue or name not in found)
+        rows.append(_with_tokens(row, per_sample))
     progress("comparing", len(wanted), len(wanted))
     objective = words.get("objective", "throughput")
     criteria = _criteria(rows, objective)
     ordered = sorted(mark_pareto(rows, criteria), key=functools.partial(_rank, objective))
     return Comparison(
-        model=source.name, job=_job(words), criteria=criteria, sets=tuple(ordered), remarks=remarks
+        model=source.name, job=_job(words, requests), criteria=criteria, sets=tuple(ordered), remarks=remarks,
+        requests=requests, tokens_per_sample=per_sample,
     )
 
 
@@ -76,7 +85,22 @@ def _cluster(devices: str | Cluster, source: Source) -> Cluster:
     return profiling.read_cluster(devices, folder=folder)
 
 
-def _job(words: dict[str, Any]) -> Job:
+def _tokens_of(source: Source) -> int | None:
+    """Of one sample, where the model is given sequences of integers."""
+    leaves = pytree.tree_leaves((source.args, source.kwargs))
+    sequences = (each for each in leaves if isinstance(each, torch.Tensor) and each.dim() == 2)
+    return next((each.shape[1] for each in sequences if each.dtype in (torch.int64, torch.int32)), None)
+
+
+def _with_tokens(row: DeviceSet, per_sample: int | None) -> DeviceSet:
+    if per_sample is None or row.cost_per_million is None:
+        return row
+    return dataclasses.replace(row, cost_per_million_tokens=row.cost_per_million / per_sample)
+
+
+def _job(words: dict[str, Any], requests: Requests | None) -> Job:
+    if requests is not None:
+        words = {"batch": requests.concurrency, **requests_of(words)[1]}
     try:
         return Job(**words)
     except (TypeError, ValueError) as error:
@@ -105,7 +129,9 @@ def _searched(
     sets = sets_within(budget, tuple(kinds.values()))
     names = sorted({name for each in sets for name, _ in each.counts})
     mode = words.get("mode", "infer")
-    sized = modelsource.with_batch(source, words["batch"])
+    generates = mode == "generate"
+    mode = "infer" if generates else mode
+    sized = source if generates else modelsource.with_batch(source, words["batch"])
     profile = profile_source(
         sized, devices=",".join(f"1x{name}" for name in names), mode=mode,
         optimizer=words.get("optimizer", "none"), progress=progress,
@@ -113,7 +139,7 @@ def _searched(
     speeds = {
         row.kind: profile.batch_size / (sum(row.forward_seconds) + sum(row.backward_seconds)) for row in profile.kinds
     }
-    needed = traced(sized, training=mode == "train").graph.parameter_bytes
+    needed = _needed_bytes(traced(sized, training=mode == "train").graph, words.get("weights", "as-built"))
     chosen = worth_planning(
         sets, speeds.__getitem__, lambda name: kinds[name].memory_bytes.value, needed, most
     )
@@ -123,6 +149,14 @@ def _searched(
         "memory for the weights, or less speed in all, and per dollar, than those shown (--sets N shows more)"
     )
     return tuple(each.name for each in chosen), (remark,) if left_out else ()
+
+
+def _needed_bytes(graph: Graph, weights: WeightFormat) -> float:
+    """What no set can do without: the weights as they are kept, quantised all of them at their least."""
+    bits: dict[WeightFormat, float] = {"int8": 8, "int4": 4}
+    if weights not in bits:
+        return graph.parameter_bytes
+    return sum(weight.num_elements for weight in graph.weights) * bits[weights] / 8
 
 
 def _remembered(plan: Planner) -> Planner:
@@ -163,18 +197,27 @@ def row_of(name: str, plan: Plan) -> DeviceSet:
     tightest = min(plan.stages, key=lambda stage: (stage.capacity_bytes - stage.peak_bytes) / stage.capacity_bytes)
     rents = [plan.cluster.device(device).rent_usd_per_hour for device in used]
     known = [rent for rent in rents if rent is not None]
-    prediction = plan.prediction
+    prediction, given = plan.prediction, plan.generation
+    rent = sum(known) if len(known) == len(rents) else None
+    rate = _rate_of(plan)
     return DeviceSet(
         name=name, num_devices=len(plan.cluster.devices), used=used,
         left_out=tuple(each.device for each in plan.excluded), num_stages=len(plan.stages),
         num_microbatches=plan.schedule.num_microbatches, step_seconds=prediction.step_seconds,
-        throughput_per_second=prediction.throughput_per_second, latency_seconds=prediction.latency_seconds,
+        throughput_per_second=rate,
+        latency_seconds=prediction.latency_seconds if given is None else given.time_to_first_token_seconds,
+        step_token_seconds=None if given is None else given.time_per_output_token_seconds,
         bubble_fraction=prediction.bubble_fraction, headroom_bytes=tightest.capacity_bytes - tightest.peak_bytes,
         headroom_share=1 - tightest.peak_bytes / tightest.capacity_bytes,
-        rent_usd_per_hour=sum(known) if len(known) == len(rents) else None,
-        cost_per_million=prediction.cost_per_million, bottleneck=_bottleneck(plan), gap=plan.proof.gap,
+        rent_usd_per_hour=rent, cost_per_million=None if rent is None else rent / 3600 / rate * 1e6,
+        bottleneck=_bottleneck(plan), gap=plan.proof.gap,
         origin=plan.origin.profile,
     )
+
+
+def _rate_of(plan: Plan) -> float:
+    """Samples per second, or new tokens."""
+    return plan.prediction.throughput_per_second if plan.generation is None else plan.generation.tokens_per_second
 
 
 def _bottleneck(plan: Plan) -> str:
@@ -193,11 +236,11 @@ def _adds(cluster: Cluster, found: Plan, plan: Planner) -> tuple[Added, ...]:
     for device in last.values() if len(cluster.devices) > 1 else ():
         rest = tuple(each for each in cluster.devices if each is not device)
         try:
-            without = plan(dataclasses.replace(cluster, devices=rest)).prediction.throughput_per_second
+            without = _rate_of(plan(dataclasses.replace(cluster, devices=rest)))
         except InfeasibleError:
             rows.append(Added(device=device.name, kind=device.kind, factor=None))
         else:
-            factor = found.prediction.throughput_per_second / without
+            factor = _rate_of(found) / without
             rows.append(Added(device=device.name, kind=device.kind, factor=factor))
     return tuple(rows)
 

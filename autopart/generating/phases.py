@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from autopart.decoders import Attention, Decoder
 from autopart.errors import UsageError
+from autopart.generating.decoders import Attention, Decoder
+from autopart.generating.tokenlaw import TokenLaw
 from autopart.schema.generation import Requests, WeightFormat
 from autopart.schema.graph import Graph, Layer, Value, Work
-from autopart.tokenlaw import TokenLaw
 
 __all__ = ["Phases", "WeightShape", "distinct_experts", "mixed"]
 

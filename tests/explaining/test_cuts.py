@@ -11,7 +11,7 @@ from torch import nn
 
 from autopart.cli.main import main
 from autopart.errors import UsageError
-from autopart.explaining import layer_terms, next_best, stage_of
+from autopart.explaining.cuts import layer_terms, next_best, stage_of
 from autopart.modelsource import Source
 from autopart.schema.plan import Plan
 from autopart.verbs import plan_source

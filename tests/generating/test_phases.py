@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from autopart import generating, modelsource, profiling
-from autopart.decoders import decoder_of
+from autopart import modelsource, profiling
 from autopart.errors import UsageError
+from autopart.generating import steady
+from autopart.generating.decoders import decoder_of
+from autopart.generating.phases import Phases, distinct_experts, mixed
 from autopart.modelsource import Source
-from autopart.phases import Phases, distinct_experts, mixed
 from autopart.progress import silent
 from autopart.schema.generation import Requests
 from autopart.schema.graph import Graph
@@ -46,7 +47,7 @@ def source(folder: Path, config: dict[str, Any], dtype: str = "float16") -> Sour
 
 def phases(model: Source, **words: Any) -> Phases:
     requests = Requests(**({"prompt_tokens": 64, "new_tokens": 16, "concurrency": 1} | words))
-    return generating._phases(model, decoder_of(model.model, model.name), requests, silent, False)
+    return steady._phases(model, decoder_of(model.model, model.name), requests, silent, False)
 
 
 @pytest.fixture(scope="module")
@@ -199,4 +200,4 @@ def test_other_states_than_a_cache_are_refused(tmp_path: Path) -> None:
     (8, 4, (1, 2, 4)), (8, 1, (1,)), (1, 4, (1,)), (7, 4, (1, 7)), (64, 8, (1, 2, 4, 8)), (96, 5, (1, 3, 4, 6)),
 ])  # fmt: skip
 def test_groups_divide_the_requests(concurrency: int, devices: int, counts: tuple[int, ...]) -> None:
-    assert generating.group_counts(concurrency, devices) == counts
+    assert steady.group_counts(concurrency, devices) == counts
