@@ -24,7 +24,7 @@ GRID, QUIET, BEST, OTHER = "#e3e7ec", "#57606a", "#2f6fb5", "#b8c4d2"
 
 def plan_picture(plan: Plan, timeline: Timeline) -> Picture:
     """A row per stage with what it does over the simulated step, and under it how full its memory is."""
-    span, room = timeline.step_seconds or 1.0, WIDTH - NAME_WIDTH - 20
+    span, room = timeline.step_seconds or 1.0, WIDTH - NAME_WIDTH - 30
     height = HEAD + (ROW + GAP + 6) * len(plan.stages) + 46
 
     def across(seconds: float) -> float:
