@@ -66,4 +66,6 @@ def run_source(
         lesson = pastruns.remember(plan, measured)
     notes = () if emulate is None else running.emulation_notes(plan, throttle)
     verdict = " ".join(filter(None, (measured.verdict, planning.hiding_note(planned, plan))))
-    return dataclasses.replace(measured, verdict=verdict, lesson=lesson, emulation=notes)
+    return dataclasses.replace(
+        measured, verdict=verdict, lesson=lesson, emulation=notes, warnings=planning.remedies(plan, measured)
+    )

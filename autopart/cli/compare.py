@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import functools
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from autopart.cli.console import print_result, progress_bar, write_result
+from autopart.cli.limits import Rents, rents
 from autopart.cli.options import (
     Batch,
     Dtype,
@@ -23,6 +27,9 @@ from autopart.cli.options import (
 from autopart.cli.picture import Plot, check_picture, write_picture
 from autopart.cli.planoptions import Concurrency, NewTokens, PlanMode, Prompt, WeightsName, generation_words
 from autopart.units import parse_seconds
+
+if TYPE_CHECKING:
+    from autopart.schema.comparison import Comparison
 
 __all__ = ["compare"]
 
@@ -49,7 +56,10 @@ def compare(
     concurrency: Concurrency = None,
     weights: WeightsName = None,
     refresh: Refresh = False,
-    form: Annotated[Literal["text", "markdown", "csv"], typer.Option("--format", help="of what is printed")] = "text",
+    rent: Rents = None,
+    form: Annotated[Literal["auto", "text", "markdown", "csv", "tsv"], typer.Option(
+        "--format", help="of what is printed; auto: text in a terminal, tab-separated where nobody looks"
+    )] = "auto",
     plot: Plot = None,
     json_out: JsonOut = False,
     output: Output = None,
@@ -71,7 +81,7 @@ def compare(
     words = {
         "mode": mode, "batch": batch, "microbatches": whole_or_auto(microbatches, "--microbatches"),
         "optimizer": optimizer_of(mode, optimizer), "dtype": dtype, "objective": objective,
-        "time_limit_seconds": parse_seconds(time_limit),
+        "time_limit_seconds": parse_seconds(time_limit), "rents": rents(rent),
         **generation_words(
             mode, prompt_tokens=prompt, new_tokens=new_tokens, concurrency=concurrency, weights=weights
         ),
@@ -88,4 +98,8 @@ def compare(
     if json_out:
         print_result(dump(found))
     else:
-        print_result({"text": comparison_text, "markdown": comparison_markdown, "csv": comparison_csv}[form](found))
+        forms: dict[str, Callable[[Comparison], str]] = {
+            "text": comparison_text, "markdown": comparison_markdown, "csv": comparison_csv,
+            "tsv": functools.partial(comparison_csv, delimiter="\t"),
+        }
+        print_result(forms[("text" if sys.stdout.isatty() else "tsv") if form == "auto" else form](found))

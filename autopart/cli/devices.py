@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from autopart.schema.device import Device, Kind
 
 __all__ = ["DeviceList", "app"]
 
-app = typer.Typer(help="Show the devices that are here and those of the catalogue.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,18 +28,24 @@ class DeviceList:
 
 @app.callback()
 def devices(context: typer.Context, json_out: JsonOut = False) -> None:
-    """Show the devices that are here and those of the catalogue."""
+    """Show the devices that are here and those of the catalogue; tab-separated where nobody looks.
+
+    autopart devices
+
+    autopart devices show rtx-4090
+    """
     if context.invoked_subcommand is not None:
         return
     from autopart import api
-    from autopart.reporting import devices_text
+    from autopart.reporting import devices_text, devices_tsv
     from autopart.schema.store import dump
 
     own = api.own_kinds(Path())
     names = {kind.name for kind in own}
     known = (*own, *(kind for kind in api.kinds() if kind.name not in names))
     found = DeviceList(here=api.devices_here(), catalogue=known)
-    print_result(dump(found) if json_out else devices_text(found.here, found.catalogue))
+    text = devices_text if sys.stdout.isatty() else devices_tsv
+    print_result(dump(found) if json_out else text(found.here, found.catalogue))
 
 
 @app.command()
@@ -46,7 +53,10 @@ def show(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="a name of the catalogue, rtx-4090 for example")],
     json_out: JsonOut = False,
 ) -> None:
-    """Show one kind of the catalogue, every figure with its source."""
+    """Show one kind of the catalogue, every figure with its source.
+
+    autopart devices show rtx-4090
+    """
     from autopart import api
     from autopart.reporting import kind_text
     from autopart.schema.store import dump

@@ -33,7 +33,7 @@ WidestData = Annotated[str, typer.Option(
     help="at most N replicas of a stage share a micro-batch; auto: 1",
 )]
 RecomputeName = Annotated[Literal["auto", "never", "always"], typer.Option(
-    "--recompute", help="run forwards again in the backward; only never can be run yet"
+    "--recompute", help="run layers again in the backward instead of keeping what they save"
 )]
 CompressName = Annotated[Literal["none", "auto", "fp16", "bf16", "int8", "topk"], typer.Option(
     "--compress", help="encode what crosses from device to device; auto: fp16 or int8 where that is quicker; all but "

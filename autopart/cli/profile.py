@@ -41,7 +41,10 @@ def profile(
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
-    """Measure every layer on the devices that are here, and estimate it on those that are not."""
+    """Measure every layer on the devices that are here, and estimate it on those that are not.
+
+    autopart profile model.py --devices cpu,t4 --batch 8
+    """
     from autopart import api
     from autopart.modelsource import with_batch
     from autopart.reporting import profile_text

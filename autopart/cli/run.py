@@ -40,7 +40,12 @@ def run(
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
-    """Run a plan, one process per device, and show what was predicted beside what was measured."""
+    """Run a plan, one process per device, and show what was predicted beside what was measured.
+
+    autopart run plan.json model.py --steps 5
+
+    autopart run plan.json model.py --emulate rack.yaml
+    """
     from autopart.schema.store import dump, load_plan
 
     plan, early = load_plan(plan_file), whole_or_auto(prefetch, "--prefetch", least=0)

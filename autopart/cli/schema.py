@@ -10,11 +10,14 @@ from autopart.cli.console import print_result
 
 __all__ = ["FormatName", "schema"]
 
-FormatName = Literal["plan", "measurement", "profile", "comparison", "trace", "verification", "diagnosis"]
+FormatName = Literal[
+    "plan", "measurement", "profile", "comparison", "trace", "verification", "diagnosis", "explanation", "training",
+    "workload-answer",
+]
 
 
 def schema(name: Annotated[FormatName, typer.Argument(metavar="FORMAT", help="which file")]) -> None:
-    """Print the JSON Schema of a file: plan, measurement, profile, comparison, trace, verification or diagnosis.
+    """Print the JSON Schema of what a command writes: plan, measurement (of run), profile, comparison, trace, ...
 
     autopart schema plan > plan.schema.json
     """

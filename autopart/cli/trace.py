@@ -11,7 +11,10 @@ __all__ = ["trace"]
 def trace(
     model: ModelText, mode: ModeName = "infer", batch: Batch = None, dtype: Dtype = None, json_out: JsonOut = False
 ) -> None:
-    """Show how a model was captured, its layers with parameters, FLOPs and bytes, and where it may be cut."""
+    """Show how a model was captured, its layers with parameters, FLOPs and bytes, and where it may be cut.
+
+    autopart trace model.py --mode train --batch 8
+    """
     from autopart import api
     from autopart.modelsource import with_batch
     from autopart.reporting import trace_report, trace_text

@@ -78,7 +78,10 @@ def train(
     json_out: JsonOut = False,
     output: Output = None,
 ) -> None:
-    """Train a model by a plan, one process per device; checkpoints load into any other plan and the plain model."""
+    """Train a model by a plan, one process per device; checkpoints load into any other plan and the plain model.
+
+    autopart train plan.json model.py --data data.npz --steps 100 --checkpoints runs/one
+    """
     from autopart.schema.store import dump, load_plan
     from autopart.units import parse_seconds
 

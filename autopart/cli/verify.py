@@ -9,7 +9,10 @@ __all__ = ["verify"]
 
 
 def verify(plan_file: PlanFile, model: ModelText, json_out: JsonOut = False) -> None:
-    """Check that the split model gives the unsplit one's outputs and buffers, and in training its gradients."""
+    """Check that the split model gives the unsplit one's outputs and buffers, and in training its gradients.
+
+    autopart verify plan.json model.py
+    """
     from autopart.schema.store import dump, load_plan
 
     plan = load_plan(plan_file)

@@ -12,19 +12,17 @@ import torch
 from torch.utils import _pytree as pytree
 
 from autopart import modelsource, planning, profiling
-from autopart.comparing.budgets import read_budget, sets_within, worth_planning
+from autopart.comparing.search import searched
 from autopart.errors import InfeasibleError, UsageError
 from autopart.generating import requests_of
 from autopart.modelsource import Source
 from autopart.progress import Progress, silent
 from autopart.schema.comparison import Added, Comparison, Criterion, DeviceSet
 from autopart.schema.device import Cluster
-from autopart.schema.generation import Requests, WeightFormat
-from autopart.schema.graph import Graph
+from autopart.schema.generation import Requests
 from autopart.schema.job import Job
 from autopart.schema.plan import Plan
-from autopart.tracecache import traced
-from autopart.verbs import plan_source, profile_source
+from autopart.verbs import plan_source
 
 __all__ = ["compare_source", "mark_pareto", "row_of"]
 
@@ -55,17 +53,19 @@ def compare_source(
     generates = words.get("mode") == "generate"
     requests = requests_of(words)[0] if generates else None
     words = words if generates else {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
-    found, remarks = _searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
+    found, remarks = searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
     wanted = {_name(each): each for each in (*device_sets, *found)}
     if not wanted:
         raise UsageError("there is nothing to compare; give --devices A --devices B, or --catalogue 'budget 2 $/h'")
     per_sample = None if generates else _tokens_of(source)
+    rents = words.pop("rents", ())
     plan = _remembered(lambda cluster: plan_source(source, devices=cluster, refresh=refresh, verify=False, **words))
     rows = []
     for done, (name, devices) in enumerate(wanted.items()):
         progress("comparing", done, len(wanted))
         bare = _cluster(devices, source)
         cluster = profiling.read_cluster(bare, max_memory=_caps_of(bare, max_memory))
+        cluster = _with_rents(cluster, rents)
         row = _row(name, cluster, plan, adds=not catalogue or name not in found)
         rows.append(_with_tokens(row, per_sample))
     progress("comparing", len(wanted), len(wanted))
@@ -73,7 +73,8 @@ def compare_source(
     criteria = _criteria(rows, objective)
     ordered = sorted(mark_pareto(rows, criteria), key=functools.partial(_rank, objective))
     return Comparison(
-        model=source.name, job=_job(words, requests), criteria=criteria, sets=tuple(ordered), remarks=remarks,
+        model=source.name, job=_job(words, requests), criteria=criteria, sets=tuple(ordered),
+        remarks=(*remarks, *_unpriced(rows)),
         requests=requests, tokens_per_sample=per_sample,
     )
 
@@ -120,43 +121,27 @@ def _caps_of(cluster: Cluster, caps: Sequence[str]) -> tuple[str, ...]:
     return tuple(word for word in words if word.partition("=")[0].strip() in known)
 
 
-def _searched(
-    source: Source, catalogue: str, most: int, progress: Progress, words: dict[str, Any]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The sets of the catalogue that are worth a plan, and what was left out."""
-    budget = read_budget(catalogue)
-    kinds = {kind.name: kind for kind in profiling.kinds()}
-    sets = sets_within(budget, tuple(kinds.values()))
-    names = sorted({name for each in sets for name, _ in each.counts})
-    mode = words.get("mode", "infer")
-    generates = mode == "generate"
-    mode = "infer" if generates else mode
-    sized = source if generates else modelsource.with_batch(source, words["batch"])
-    profile = profile_source(
-        sized, devices=",".join(f"1x{name}" for name in names), mode=mode,
-        optimizer=words.get("optimizer", "none"), progress=progress,
+def _unpriced(rows: Sequence[DeviceSet]) -> tuple[str, ...]:
+    """What to give, so that prices are compared too."""
+    names = [row.name for row in rows if row.fits and row.rent_usd_per_hour is None]
+    if not names or len(names) == sum(row.fits for row in rows):
+        return ()
+    return (
+        f"prices, of which the best are not marked: no rent is known of a device of {', '.join(names)}; give it, for "
+        "example --rent t4=0.40$/h",
     )
-    speeds = {
-        row.kind: profile.batch_size / (sum(row.forward_seconds) + sum(row.backward_seconds)) for row in profile.kinds
-    }
-    needed = _needed_bytes(traced(sized, training=mode == "train").graph, words.get("weights", "as-built"))
-    chosen = worth_planning(
-        sets, speeds.__getitem__, lambda name: kinds[name].memory_bytes.value, needed, most
-    )
-    left_out = len(sets) - len(chosen)
-    remark = (
-        f"{left_out} of the {len(sets)} sets of one or two kinds within {budget:g} $/h were not planned: too little "
-        "memory for the weights, or less speed in all, and per dollar, than those shown (--sets N shows more)"
-    )
-    return tuple(each.name for each in chosen), (remark,) if left_out else ()
 
 
-def _needed_bytes(graph: Graph, weights: WeightFormat) -> float:
-    """What no set can do without: the weights as they are kept, quantised all of them at their least."""
-    bits: dict[WeightFormat, float] = {"int8": 8, "int4": 4}
-    if weights not in bits:
-        return graph.parameter_bytes
-    return sum(weight.num_elements for weight in graph.weights) * bits[weights] / 8
+def _with_rents(cluster: Cluster, rents: Sequence[tuple[str, float]]) -> Cluster:
+    """The cluster with the rents of its devices and kinds that the user gives."""
+    given = dict(rents)
+    devices = tuple(
+        dataclasses.replace(
+            each, rent_usd_per_hour=given.get(each.name, given.get(each.kind, each.rent_usd_per_hour))
+        )
+        for each in cluster.devices
+    )
+    return dataclasses.replace(cluster, devices=devices)
 
 
 def _remembered(plan: Planner) -> Planner:
@@ -165,7 +150,10 @@ def _remembered(plan: Planner) -> Planner:
 
     def find(cluster: Cluster) -> Plan:
         key = (
-            tuple(sorted((d.kind, d.node, d.memory_bytes, d.speed, d.backend) for d in cluster.devices)),
+            tuple(sorted(
+                (d.kind, d.node, d.memory_bytes, d.speed, d.backend, d.rent_usd_per_hour or 0.0)
+                for d in cluster.devices
+            )),
             tuple(link for link in cluster.links if link.level == "device"),
             tuple(sorted(device.name for device in cluster.devices if device.backend != "absent")),
         )

@@ -4,6 +4,7 @@ from autopart.planning.check import CheckError, check
 from autopart.planning.explain import explain
 from autopart.planning.hiding import hidden, hiding_note
 from autopart.planning.planner import plan
+from autopart.planning.remedies import remedies
 from autopart.planning.simulate import simulate
 from autopart.planning.solvers import SolverState, solvers_here
 from autopart.planning.top import plan_top
@@ -14,5 +15,5 @@ from autopart.schema.alternatives import Alternative
 
 __all__ = [
     "Alternative", "CheckError", "SolverState", "best_variant", "can_vary", "check", "check_workload", "explain",
-    "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload", "simulate", "solvers_here",
+    "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload", "remedies", "simulate", "solvers_here",
 ]  # fmt: skip

@@ -55,10 +55,10 @@ def hiding_note(plan: Plan, hides: Plan) -> str:
     more_bytes = max(new.peak_bytes - old.peak_bytes for old, new in zip(plan.stages, hides.stages, strict=True))
     order = "" if before.name == after.name else f" and {after.name}'s deeper warm-up is taken instead of {before.name}"
     when = f"up to {after.prefetch} computations before they are needed" if after.prefetch else "when they are needed"
+    memory = f", for at most {format_bytes(more_bytes)} more on a device" if more_bytes > 0 else ""
     return (
         f"Receives are posted {when}{order}: a step of {format_seconds(hides.prediction.step_seconds)} instead of "
-        f"{format_seconds(simulate(plan).step_seconds)} as simulated, for at most "
-        f"{format_bytes(max(0, more_bytes))} more on a device."
+        f"{format_seconds(simulate(plan).step_seconds)} as simulated{memory}."
     )
 
 

@@ -38,6 +38,12 @@ SHARE_OF_GAP = 0.25
 """that a program may leave open"""
 PATIENCE_SECONDS = 10.0
 """for a program; what takes longer is parted"""
+FINE = 5e-3
+"""where only programs could settle a window, the relaxation goes first through all windows so narrow, or as the gap"""
+GLANCE = 1.05
+"""where it does, how far it goes between two looks at all that is left"""
+MOST_FAILURES = 3
+"""programs without an answer, after which those windows stay open"""
 
 Indices = npt.NDArray[np.int64]
 
@@ -57,6 +63,10 @@ class _Search:
     bound: float = math.inf
     """of the windows closed, and of those left open"""
     is_open: bool = False
+    glance: float = 0.0
+    """up to here all that is left is not looked at together"""
+    left: list[tuple[float, Window]] = field(default_factory=list)
+    """narrow windows for programs, with their bounds"""
     num_programs: int = 0
     solvers: set[str] = field(default_factory=set)
     remark: str = ""
@@ -106,6 +116,7 @@ def prove_by_windows(instance: Instance, incumbent: float, effort: Effort) -> Ce
         )
     while search.low < search.highest:
         _step(search)
+    _ask_programs(search)
     bound = min(search.bound, search.target)
     if search.is_open:
         search.solvers.add("open")
@@ -151,12 +162,13 @@ def _step(search: _Search) -> None:
     if search.effort.is_over():
         _leave_open(search, rest)
         return
-    if window.high < rest.high:
+    if window.high < rest.high and search.low >= search.glance:
         relaxed, _ = _relaxed(search, rest)
         if relaxed.bound >= search.target:
             search.pass_by(rest, relaxed.bound)
             return
-    else:
+        search.glance = 0.0 if can_list(search.instance) else search.low * GLANCE
+    elif window.high >= rest.high:
         window = rest
     relaxed, indices = _relaxed(search, window)
     if relaxed.bound >= search.target:
@@ -165,6 +177,13 @@ def _step(search: _Search) -> None:
     if search.effort.is_over():
         _leave_open(search, rest)
         return
+    if not can_list(search.instance):
+        if window.high > search.low * (1 + max(FINE, search.effort.gap)) * (1 + 1e-9):
+            search.width /= 4
+        else:
+            search.left.append((relaxed.bound, window))
+            search.low = window.high
+        return
     settled, bound = _settle(search, window, relaxed, indices)
     if settled:
         search.pass_by(window, bound)
@@ -172,6 +191,22 @@ def _step(search: _Search) -> None:
         search.width /= 4
     else:
         search.pass_by(window, relaxed.bound, settled=False)
+
+
+def _ask_programs(search: _Search) -> None:
+    """The windows left to programs, those with the lowest bounds first: what is found there closes others."""
+    failures = 0
+    for bound, window in sorted(search.left, key=lambda each: each[0]):
+        window = Window(low=window.low, high=min(window.high, search.highest))
+        if bound >= search.target or window.low >= window.high:
+            continue
+        if failures < MOST_FAILURES and not search.effort.is_over():
+            if _settle(search, window, *_relaxed(search, window))[0]:
+                continue
+            failures += 1
+        if bound < search.target:  # a plan met in between may have closed it
+            search.is_open = True
+            search.bound = min(search.bound, bound)
 
 
 def _leave_open(search: _Search, rest: Window) -> None:

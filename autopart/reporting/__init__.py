@@ -5,7 +5,7 @@ from autopart.reporting.alternatives import alternatives_text, layer_text, stage
 from autopart.reporting.canvas import Picture, png, svg
 from autopart.reporting.chrome import chrome_trace
 from autopart.reporting.comparisons import comparison_csv, comparison_markdown, comparison_text
-from autopart.reporting.devices import devices_text, kind_text
+from autopart.reporting.devices import devices_text, devices_tsv, kind_text
 from autopart.reporting.diagnoses import diagnosis_text
 from autopart.reporting.explanations import explanation_text
 from autopart.reporting.graphs import profile_text, trace_report, trace_text
@@ -30,6 +30,7 @@ __all__ = [
     "comparison_picture",
     "comparison_text",
     "devices_text",
+    "devices_tsv",
     "diagnosis_text",
     "explanation_text",
     "kind_text",

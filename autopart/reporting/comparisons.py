@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 
 from tabulate import tabulate
 
-from autopart.reporting.tables import heading, percent, rate, table
+from autopart.reporting.tables import heading, percent, rate, separated, table
 from autopart.schema.comparison import Added, Comparison, DeviceSet
 from autopart.units import format_bytes, format_seconds
 
@@ -52,15 +50,10 @@ def comparison_markdown(comparison: Comparison) -> str:
     return f"{_cell(_verdict(comparison))}\n\n{grid}\n" + "".join(f"\n{_cell(each)}\n" for each in comparison.remarks)
 
 
-def comparison_csv(comparison: Comparison) -> str:
+def comparison_csv(comparison: Comparison, delimiter: str = ",") -> str:
     """One row per set with all its figures, in base units, under a header of field names."""
     names = [field.name for field in dataclasses.fields(DeviceSet)]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(names)
-    for each in comparison.sets:
-        writer.writerow([_plain(getattr(each, name)) for name in names])
-    return buffer.getvalue()
+    return separated(names, [[_plain(getattr(each, name)) for name in names] for each in comparison.sets], delimiter)
 
 
 def _work(comparison: Comparison) -> str:

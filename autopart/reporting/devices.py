@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autopart.reporting.tables import facts, flop, heading, table
+from autopart.reporting.tables import facts, flop, heading, separated, table
 from autopart.schema.device import Device, Figure, Kind
 from autopart.units import format_bytes, format_rate
 
-__all__ = ["devices_text", "kind_text"]
+__all__ = ["devices_text", "devices_tsv", "kind_text"]
 
 _TABLE_DTYPES = ("float32", "float16", "bfloat16")
 
@@ -31,6 +31,26 @@ def devices_text(here: Sequence[Device], kinds: Sequence[Kind]) -> str:
             "Catalogue (dense peaks in FLOP/s; `autopart devices show KIND` gives the sources)", table(headers, known)
         ),
     )) + "\n"
+
+
+def devices_tsv(here: Sequence[Device], kinds: Sequence[Kind]) -> str:
+    """The same as tab-separated values in base units, what is here first."""
+    headers = (
+        "name", "kind", "here", "memory_bytes", "bandwidth_bytes_per_second",
+        *(f"{dtype}_flops_per_second" for dtype in _TABLE_DTYPES), "rent_usd_per_hour",
+    )
+    rows: list[tuple[object, ...]] = [
+        (each.name, each.kind, "yes", each.memory_bytes, "", *("" for _ in _TABLE_DTYPES), each.rent_usd_per_hour)
+        for each in here
+    ]
+    for kind in sorted(kinds, key=lambda kind: (kind.vendor, kind.year or 0, kind.name)):
+        peaks = {peak.dtype: peak.flops_per_second.value for peak in kind.peaks}
+        rent = None if kind.rent_usd_per_hour is None else kind.rent_usd_per_hour.value
+        rows.append((
+            kind.name, kind.name, "no", round(kind.memory_bytes.value), kind.bandwidth_bytes_per_second.value,
+            *(peaks.get(dtype, "") for dtype in _TABLE_DTYPES), rent,
+        ))
+    return separated(headers, rows)
 
 
 def kind_text(kind: Kind) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from autopart.reporting.tables import facts, heading, percent, rate, table, times
 from autopart.schema.measurement import Measurement, SingleRun, StageMeasurement
 from autopart.schema.plan import Plan, Stage
@@ -16,9 +18,11 @@ def measurement_text(measurement: Measurement, plan: Plan) -> str:
         measurement.verdict,
         heading(_steps_line(measurement), _step(measurement, plan)),
         heading("Stages, predicted / measured (times per micro-batch)", _stages(measurement, plan)),
+        heading("Between computations, per step", _waits(measurement)),
         heading("Split and unsplit", _single(measurement)),
         heading("Loss", _losses(measurement)),
         heading("Compression", _compression(measurement)),
+        heading("Warnings", _warnings(measurement)),
         "\n".join(measurement.emulation),
         measurement.lesson,
         heading("On", facts([("versions", ", ".join(measurement.versions))]) if measurement.versions else ""),
@@ -64,6 +68,31 @@ def _stages(measurement: Measurement, plan: Plan) -> str:
         rows = [row[:3] + row[5:] for row in rows]
     origins = sorted({each.memory_origin for each in measurement.stages if each.memory_origin})
     return "\n".join((table(headers, rows, words=(0, 1)), *(f"memory measured: {origin}" for origin in origins)))
+
+
+def _waits(measurement: Measurement) -> str:
+    """What every device waited for; told with its first stage."""
+    firsts = {each.device: each for each in reversed(measurement.stages)}
+    told = sorted(firsts.values(), key=lambda each: each.index)
+    if not any(each.receive_seconds or each.send_seconds or each.sent_bytes for each in told):
+        return ""
+    rows = [
+        (each.device, format_seconds(each.receive_seconds), format_seconds(each.send_seconds),
+         format_bytes(each.sent_bytes), format_bytes(each.received_bytes))
+        for each in told
+    ]
+    bubble = f"bubble {percent(measurement.bubble_fraction)} of the devices' time"
+    headers = ("device", "waits to receive", "waits until sent", "sends", "receives")
+    return f"{table(headers, rows, words=(0,))}\n{bubble}"
+
+
+def _warnings(measurement: Measurement) -> str:
+    """Each with what to change; one piece of advice for several is said once, below the last."""
+    groups = itertools.groupby(measurement.warnings, lambda each: each.suggestion)
+    return "\n".join(
+        line for suggestion, found in groups
+        for line in (*(f"  {each.message}" for each in found), f"    → {suggestion}")
+    )
 
 
 def _stage_row(stage: Stage, run: StageMeasurement, num_microbatches: int) -> tuple[str, ...]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Sequence
 
 from tabulate import tabulate
 
 from autopart.units import format_count
 
-__all__ = ["facts", "flop", "heading", "layer_range", "percent", "rate", "table", "times"]
+__all__ = ["facts", "flop", "heading", "layer_range", "percent", "rate", "separated", "table", "times"]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0,)) -> str:
@@ -19,6 +21,15 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, words: Seque
         colalign=align if rows else None,
     )
     return "\n".join(line.rstrip() for line in text.splitlines())
+
+
+def separated(headers: Sequence[str], rows: Sequence[Sequence[object]], delimiter: str = "\t") -> str:
+    """Tab-separated (or other) values under a line of headers; None is empty, and what needs quotes has them."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, delimiter=delimiter, lineterminator="\n")
+    writer.writerow(headers)
+    writer.writerows(["" if each is None else each for each in row] for row in rows)
+    return buffer.getvalue()
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

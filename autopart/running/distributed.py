@@ -150,10 +150,8 @@ class DistributedPipeline:
     def _limit(self, limits: Path | None, early: bool) -> None:
         if limits is None:
             return
-        if self._mesh.pipeline is not None:
-            raise RunError("links cannot be slowed down where several devices run a stage; run without --emulate, or "
-                           "plan with --data-parallel 1 --tensor-parallel 1")
-        links = limited_links(limits, self._plan, self._program.graph, self._cuts, early=early)
+        member = self._seat.data * self._seat.num_tensor + self._seat.tensor
+        links = limited_links(limits, self._plan, self._program.graph, self._cuts, early=early, member=member)
         for stage in self._stages:
             stage.links = links
 

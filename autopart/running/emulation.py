@@ -51,9 +51,12 @@ def emulated_plan(plan: Plan, cluster: Cluster) -> Plan:
             f"{unlike[0]} is a {known[unlike[0]].kind} in the cluster to emulate; give it speed: 0.5, say, "
             f"half of a core of this machine, instead of a kind"
         )
-    grouped = [stage.index for stage in plan.stages if len(stage.devices) > 1]
-    if grouped and any(_is_limited(link) for link in cluster.links):
-        raise DeviceError(f"stage {grouped[0]} is a group of devices, whose links cannot be limited; leave links out")
+    groups = {(stage.data_parallel, stage.tensor_parallel) for stage in plan.stages}
+    if len(groups) > 1 and any(map(_is_limited, (*cluster.links, *plan.cluster.links))):
+        raise DeviceError(
+            "the plan's stages are groups of different sizes, whose links cannot be limited; leave links out of the "
+            "cluster to emulate, or plan with --data-parallel 1 --tensor-parallel 1"
+        )
     devices = tuple(known.get(device.name, device) for device in plan.cluster.devices)
     links = (*cluster.links, *plan.cluster.links)
     return dataclasses.replace(plan, cluster=dataclasses.replace(plan.cluster, devices=devices, links=links))
@@ -63,30 +66,33 @@ def _is_limited(link: Link) -> bool:
     return link.origin == "given"
 
 
-def _cut_links(plan: Plan) -> list[tuple[frozenset[int], Link] | None]:
-    """Of the cut after every stage but the last: between which ranks, and the link given for them."""
+def _cut_links(plan: Plan, member: int = 0) -> list[tuple[frozenset[int], Link] | None]:
+    """Of the cut after every stage but the last: between which ranks, and the link given for a member of each."""
     found: list[tuple[frozenset[int], Link] | None] = []
     for one, other in zip(plan.stages[:-1], plan.stages[1:], strict=True):
         pair = frozenset((plan.ranks[one.index], plan.ranks[other.index]))
-        ends = plan.cluster.device(one.devices[0]), plan.cluster.device(other.devices[0])
+        ends = [plan.cluster.device(each.devices[member % len(each.devices)]) for each in (one, other)]
         link = next((each for each in plan.cluster.links if each.matches(*ends)), None) if len(pair) > 1 else None
         found.append((pair, link) if link is not None and _is_limited(link) else None)
     return found
 
 
 def limited_links(
-    path: Path, plan: Plan, graph: Graph, cuts: Sequence[CutCrossings], *, early: bool = False
+    path: Path, plan: Plan, graph: Graph, cuts: Sequence[CutCrossings], *, early: bool = False, member: int = 0
 ) -> LimitedLinks:
     """The given links of a plan's cluster, for one rank; others have no limit.
 
+    Where several devices share every stage, each member talks to the next group's of its number, over their own link.
+
     Args:
-        path: of a file that all ranks share.
+        path: beside which is a file that all ranks of this member's number share.
         plan: of emulated devices.
         graph: of one micro-batch.
         cuts: how values cross, so that encoded ones take as long as they are.
         early: receives are posted before they are needed.
+        member: which of the devices of its stages the rank is.
     """
-    training, between = plan.job.mode == "train", _cut_links(plan)
+    training, between = plan.job.mode == "train", _cut_links(plan, member)
     numbers = {pair: index for index, pair in enumerate(dict.fromkeys(each[0] for each in between if each))}
     slow: list[SlowCut | None] = []
     ups = [one < other for one, other in itertools.pairwise(plan.ranks)]
@@ -104,7 +110,8 @@ def limited_links(
     name, num = plan.schedule.name if training else "gpipe", plan.schedule.num_microbatches
     stock = None if early else torch_name(name, plan.ranks, num)
     return LimitedLinks(
-        path, slow, num, both_ways=stock not in ONE_PER_RANK.values(), waits_for_sends=stock == ONE_PER_RANK["1f1b"]
+        path.with_name(f"{path.name}{member}"), slow, num, both_ways=stock not in ONE_PER_RANK.values(),
+        waits_for_sends=stock == ONE_PER_RANK["1f1b"],
     )
 
 

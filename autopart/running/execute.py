@@ -91,6 +91,7 @@ def run_steps(
             pacer.sample()
         barrier()
         start_seconds = clock()
+        steppable.stopwatch.start()
         result = steppable.step(*batch.args, target=batch.target, **batch.kwargs)
         lap = steppable.stopwatch.take()  # waits for the device
         if index >= warmup:
@@ -146,6 +147,10 @@ def _result(
         pace_seconds=pacer.seconds,
         core_share=pacer.share,
         stages=_stage_seconds(laps),
+        receive_seconds=tuple(lap.receive_seconds for lap in laps),
+        send_seconds=tuple(lap.send_seconds for lap in laps),
+        out_bytes=max(lap.sent_bytes for lap in laps),
+        in_bytes=max(lap.received_bytes for lap in laps),
     )
 
 

@@ -125,8 +125,16 @@ class RankResult:
     """forward of each layer of the stage, one micro-batch, in passes after the timed steps; empty if not taken"""
     stages: tuple[StageSeconds, ...] = ()
     """of every stage that the rank runs; empty in the single-device run"""
+    receive_seconds: tuple[float, ...] = ()
+    """before computations, waiting for what they need; empty if not taken"""
+    send_seconds: tuple[float, ...] = ()
+    """after the last of them, waiting until what was sent is taken; empty if not taken"""
+    out_bytes: int = 0
+    """values and gradients sent to other ranks, per step"""
+    in_bytes: int = 0
+    """received from other ranks, per step"""
     sent_bytes: int = 0
-    """to other ranks, per step"""
+    """of what a codec may encode, to other ranks, per step"""
     plain_bytes: int = 0
     """what that would have been without codecs"""
     compress: CodecName | None = None

@@ -53,7 +53,7 @@ def make_parts(program: Program, plan: Plan, seat: Seat, mesh: Mesh, device: tor
     whole = [stage_segment(program, spans(plan, program.graph)[stage], device, placed) for stage in stages]
     start_alike(placed.values(), mesh.stage)
     shared = sharings(rank_weights(plan, program.graph))
-    notes = _replica_notes(plan, stages, whole)
+    notes = _replica_notes(plan, stages, whole) + _rerun_notes(plan, stages)
     tied, pinned = _tied_names(program, plan, shared)
     parted = Parted()
     if mesh.tensor is not None:
@@ -104,6 +104,17 @@ def _replica_notes(plan: Plan, stages: tuple[int, ...], segments: list[Segment])
     return (
         f"Batch normalisation in stage {stages[0]} takes each replica's own statistics, of {num_samples} of the "
         f"micro-batch's {num_samples * num_replicas} samples; the running statistics are the first replica's.",
+    )
+
+
+def _rerun_notes(plan: Plan, stages: tuple[int, ...]) -> tuple[str, ...]:
+    """Every backward pass over a layer runs it again; zero-bubble has one for inputs, then some for weights."""
+    again = [str(stage) for stage in stages if plan.stages[stage].recompute]
+    if plan.job.mode != "train" or plan.schedule.name != "zero-bubble" or not again:
+        return ()
+    return (
+        f"Stage {', '.join(again)}: zero-bubble takes a backward in halves, and layers are run again for each, two or "
+        f"three times in all where the plan counts on one; 1f1b needs one.",
     )
 
 

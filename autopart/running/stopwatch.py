@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -35,10 +35,24 @@ class Lap:
     optimizer_seconds: float
     stages: tuple[StageLap, ...] = ()
     """of what was timed as a stage's, ascending"""
+    receive_seconds: float = 0.0
+    """before the computations: waiting for what they need; 0 where the device computes while Python goes on"""
+    send_seconds: float = 0.0
+    """after the last one: waiting until what was sent is taken; 0 likewise"""
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class Stopwatch(Protocol):
-    """Adds up the time of the parts of a step."""
+    """Adds up the time of the parts of a step, and the bytes that travel."""
+
+    def start(self) -> None:
+        """Says that a step begins: what passes between its parts is waiting."""
+        ...
+
+    def travels(self, *, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+        """Says that messages are exchanged."""
+        ...
 
     def part(self, part: Part, stage: int | None = None) -> AbstractContextManager[None]:
         """Times the body as ``part``, of a stage if there is one."""
@@ -49,36 +63,74 @@ class Stopwatch(Protocol):
         ...
 
 
-class HostStopwatch:
+class _Counting:
+    """The bytes that travel."""
+
+    def __init__(self) -> None:
+        self._sent_bytes = self._received_bytes = 0
+
+    def travels(self, *, sent_bytes: int = 0, received_bytes: int = 0) -> None:
+        """Says that messages are exchanged."""
+        self._sent_bytes += sent_bytes
+        self._received_bytes += received_bytes
+
+    def _counted(self, lap: Lap) -> Lap:
+        lap = replace(lap, sent_bytes=self._sent_bytes, received_bytes=self._received_bytes)
+        self._sent_bytes = self._received_bytes = 0
+        return lap
+
+
+class HostStopwatch(_Counting):
     """For devices that compute while Python waits; emulated speeds are kept here, part by part."""
 
     def __init__(
         self, pace: Pace | TimetablePace | None = None, clock: Callable[[], float] = time.perf_counter
     ) -> None:
+        super().__init__()
         self._pace = pace or Pace()
         self._clock = clock
         self._seconds: _Seconds = {}
+        self._last: float | None = None
+        self._waits = {"receive": 0.0, "send": 0.0}
+
+    def start(self) -> None:
+        """Says that a step begins."""
+        self._last = self._clock()
 
     @contextmanager
     def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
         """Times the body as ``part``, padding to the emulated speed included."""
         start_seconds = self._clock()
+        self._waited("send" if part == "optimizer" else "receive", start_seconds)
         with self._pace.keep(part, stage):
             yield
-        self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + self._clock() - start_seconds
+        end_seconds = self._clock()
+        self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + end_seconds - start_seconds
+        self._last = None if self._last is None else end_seconds
 
     def take(self) -> Lap:
         """The sums since the last call."""
-        seconds, self._seconds = self._seconds, {}
-        return _lap(seconds)
+        self._waited("send", self._clock())
+        seconds, self._seconds, self._last = self._seconds, {}, None
+        waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
+        lap = replace(_lap(seconds), receive_seconds=waits["receive"], send_seconds=waits["send"])
+        return self._counted(lap)
+
+    def _waited(self, what: str, now_seconds: float) -> None:
+        if self._last is not None:
+            self._waits[what] += now_seconds - self._last
 
 
-class EventStopwatch:
+class EventStopwatch(_Counting):
     """For devices that compute asynchronously: events on the stream, read once at the end of a step."""
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         self._device = device
         self._events: list[tuple[tuple[Part, int | None], torch.Event, torch.Event]] = []
+
+    def start(self) -> None:
+        """Nothing: waits are on the device's streams, not between its parts."""
 
     @contextmanager
     def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
@@ -96,7 +148,7 @@ class EventStopwatch:
             end.synchronize()
             seconds[key] = seconds.get(key, 0.0) + start.elapsed_time(end) / 1e3
         self._events.clear()
-        return _lap(seconds)
+        return self._counted(_lap(seconds))
 
 
 def stopwatch_for(device: torch.device, speed: float = 1.0) -> Stopwatch:

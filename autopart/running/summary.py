@@ -130,6 +130,10 @@ def _stage(plan: Plan, stage: int, results: Sequence[RankResult], step_seconds: 
         peak_bytes=max(each.peak_bytes for each in results) if leads else 0,
         memory_origin=result.memory_origin if leads else f"in that of stage {first}",
         layer_seconds=result.layer_seconds if len(result.stages) < 2 else (),
+        receive_seconds=median(result.receive_seconds or (0.0,)) if leads else 0.0,
+        send_seconds=median(result.send_seconds or (0.0,)) if leads else 0.0,
+        sent_bytes=result.out_bytes if leads else 0,
+        received_bytes=result.in_bytes if leads else 0,
     )
 
 

@@ -93,7 +93,12 @@ class TimedStage(LimitedStage):
         return self._tagged(ops, "backward", self.stage_index, microbatch)
 
     def _tagged(self, ops: list[dist.P2POp], way: Way, cut: int, microbatch: int) -> list[dist.P2POp]:
-        """The same messages, told apart: receives may be posted in another order than a peer's stages send in."""
+        """The same messages, counted and told apart: receives may be posted in another order than a peer sends in."""
+        num_bytes = sum(op.tensor.nbytes for op in ops)
+        if ops and ops[0].op is dist.isend:
+            self._stopwatch.travels(sent_bytes=num_bytes)
+        else:
+            self._stopwatch.travels(received_bytes=num_bytes)
         for op in ops:
             op.tag = 1 + 2 * (microbatch * self.num_stages + cut) + (way == "backward")
         return ops

@@ -9,17 +9,21 @@ from pydantic import ConfigDict, TypeAdapter
 
 from autopart.schema.comparison import Comparison
 from autopart.schema.diagnosis import Diagnosis
+from autopart.schema.explanation import Explanation
 from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Plan
 from autopart.schema.profile import Profile
 from autopart.schema.tracereport import TraceReport
+from autopart.schema.training import Training
 from autopart.schema.verification import Verification
+from autopart.schema.workload import WorkloadAnswer
 
 __all__ = ["FORMATS", "json_schema"]
 
 FORMATS: dict[str, type[Any]] = {
     "plan": Plan, "measurement": Measurement, "profile": Profile, "comparison": Comparison, "trace": TraceReport,
-    "verification": Verification, "diagnosis": Diagnosis,
+    "verification": Verification, "diagnosis": Diagnosis, "explanation": Explanation, "training": Training,
+    "workload-answer": WorkloadAnswer,
 }
 """by the word for the file"""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from autopart.schema.job import Mode
+from autopart.schema.plan import PlanWarning
 
 __all__ = ["Compression", "Measurement", "SingleRun", "StageMeasurement"]
 
@@ -29,6 +30,13 @@ class StageMeasurement:
     """how ``peak_bytes`` was measured"""
     layer_seconds: tuple[float, ...] = ()
     """forward of each of its layers, in passes after the timed steps; empty if not taken"""
+    receive_seconds: float = 0.0
+    """per step and device, told with its first stage: waiting for what computations need; 0 on CUDA devices"""
+    send_seconds: float = 0.0
+    """likewise: waiting until what was sent is taken, after the last computation"""
+    sent_bytes: int = 0
+    """likewise: values and gradients to other devices"""
+    received_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,3 +104,13 @@ class Measurement:
     """None: nothing was compressed"""
     emulation: tuple[str, ...] = ()
     """what was emulated, and how, in sentences"""
+    warnings: tuple[PlanWarning, ...] = ()
+    """what kept devices from computing, and what to change; gains are simulated with the stages' times as measured"""
+
+    @property
+    def bubble_fraction(self) -> float:
+        """Idle share of the devices' time."""
+        busy: dict[str, float] = {}
+        for stage in self.stages:
+            busy[stage.device] = busy.get(stage.device, 0.0) + stage.busy_seconds
+        return max(0.0, 1.0 - sum(busy.values()) / (len(busy) * self.median_step_seconds)) if busy else 0.0

@@ -4,6 +4,6 @@ from autopart.sharding.collectives import Team, draw_alike
 from autopart.sharding.parted import Parted
 from autopart.sharding.rewriting import reads_rows
 from autopart.sharding.shards import Shard
-from autopart.sharding.sharing import Shares, share_layers
+from autopart.sharding.sharing import Shares, sharded_weights, share_layers
 
-__all__ = ["Parted", "Shard", "Shares", "Team", "draw_alike", "reads_rows", "share_layers"]
+__all__ = ["Parted", "Shard", "Shares", "Team", "draw_alike", "reads_rows", "sharded_weights", "share_layers"]

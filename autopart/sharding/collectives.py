@@ -30,7 +30,8 @@ __all__ = ["Gather", "OwnChance", "OwnPart", "Share", "Team", "Total", "Vocabula
 class Team:
     """The devices that share a stage's layers, and which of them this one is."""
 
-    group: dist.ProcessGroup
+    group: dist.ProcessGroup | None
+    """None: nothing is sent"""
     index: int
     size: int
 
@@ -62,8 +63,7 @@ class Share:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """The same value, whose gradient is summed."""
-        result: torch.Tensor = _Apply.apply(value, _same, self.team.sum)  # type: ignore[no-untyped-call]
-        return result
+        return _moved(value, _same, self.team.sum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,7 @@ class Total:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """The sum, whole."""
-        result: torch.Tensor = _Apply.apply(value, self.team.sum, _same)  # type: ignore[no-untyped-call]
-        return result
+        return _moved(value, self.team.sum, _same)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +88,7 @@ class Gather:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """The whole value."""
-        join, own = _bound(self.team, self.shard)
-        result: torch.Tensor = _Apply.apply(value, join, own)  # type: ignore[no-untyped-call]
-        return result
+        return _moved(value, _joining(self), _parting(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +101,7 @@ class OwnPart:
 
     def __call__(self, value: torch.Tensor) -> torch.Tensor:
         """This device's part."""
-        join, own = _bound(self.team, self.shard)
-        result: torch.Tensor = _Apply.apply(value, own, join)  # type: ignore[no-untyped-call]
-        return result
+        return _moved(value, _parting(self), _joining(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +183,17 @@ def _same(value: torch.Tensor) -> torch.Tensor:
     return value.view_as(value)
 
 
-def _bound(team: Team, shard: Shard) -> tuple[Move, Move]:
-    return (lambda value: team.join(value, shard)), (lambda value: team.own(value, shard))
+def _moved(value: torch.Tensor, forth: Move, back: Move) -> torch.Tensor:
+    result: torch.Tensor = _Apply.apply(value, forth, back)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _joining(message: Gather | OwnPart) -> Move:
+    return lambda value: message.team.join(value, message.shard)
+
+
+def _parting(message: Gather | OwnPart) -> Move:
+    return lambda value: message.team.own(value, message.shard)
 
 
 def _padding(tensor: torch.Tensor, dim: int, length: int) -> tuple[int, ...]:

@@ -25,7 +25,8 @@ from autopart.sharding.rewriting import Rewriting, Rule
 from autopart.sharding.rules import is_pointwise, pointwise
 from autopart.sharding.shards import Shard
 
-__all__ = ["Shares", "share_layers"]
+__all__ = ["Shares", "sharded_weights", "share_layers"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shares:
@@ -50,15 +51,31 @@ def share_layers(
         tied: names of weights that other stages use as well, with as many devices: sharded by rows or not at all.
         pinned: names of weights that must stay whole.
     """
-    shapes = {value.name: value.shape for value in program.graph.crossing(segment.first)}
-    rewriting = Rewriting(segment, team, shapes, _rule_of, tied=frozenset(tied), pinned=frozenset(pinned))
-    rewriting.run()
+    rewriting = _rewritten(program, segment, team, frozenset(tied), frozenset(pinned))
     body = fx.GraphModule(rewriting.root(), rewriting.graph, class_name="SharedSegment")
     matrices = (name for name, weight in segment.named_parameters() if weight.dim() > 1)
     return Shares(
         segment=segment.with_body(body), shards=rewriting.shards,
         whole=tuple(name for name in matrices if name not in rewriting.shards)
     )
+
+
+def sharded_weights(program: Program, num_devices: int) -> frozenset[str]:
+    """Names of the weights and buffers that so many devices would shard if they shared the whole model as one stage.
+
+    All others every one of them would have whole.  Nothing is sent, and weights may be on the meta device.
+    """
+    segment = program.segment(0, len(program.graph.layers))
+    return frozenset(_rewritten(program, segment, Team(None, 0, num_devices), frozenset(), frozenset()).shards)
+
+
+def _rewritten(
+    program: Program, segment: Segment, team: Team, tied: frozenset[str], pinned: frozenset[str]
+) -> Rewriting:
+    shapes = {value.name: value.shape for value in program.graph.crossing(segment.first)}
+    rewriting = Rewriting(segment, team, shapes, _rule_of, tied=tied, pinned=pinned)
+    rewriting.run()
+    return rewriting
 
 
 def _rule_of(node: fx.Node) -> Rule | None:

@@ -65,12 +65,12 @@ def _memory() -> Case:
     return model, cluster_of({"a100": 4, "a100-40": 4, "v100": 8}), TRAIN
 
 
-def _huge() -> Case:
+def _huge(per_node: int | None = None, *, training: bool = True) -> Case:
     """Torch keeps a receive buffer per micro-batch, and all logits on the last stage: more micro-batches do not fit."""
-    model = transformer(Shape(num_blocks=124, hidden=16384, whole_blocks=True), FIVE, 128, training=True)
-    return model, cluster_of({"h100": 205, "a100": 205, "a10": 205, "l4": 205, "v100": 204}), TRAIN | {
-        "recompute": "auto", "tensor_parallel": 8,
-    }
+    model = transformer(Shape(num_blocks=124, hidden=16384, whole_blocks=True), FIVE, 128, training=training)
+    devices = {"h100": 205, "a100": 205, "a10": 205, "l4": 205, "v100": 204}
+    words = TRAIN | {"recompute": "auto"} if training else {}
+    return model, cluster_of(devices, per_node=per_node), words | {"tensor_parallel": 8}
 
 
 def _nodes(objective: str) -> Case:
@@ -89,6 +89,8 @@ CASES: dict[str, tuple[float, float, Callable[[], Case]]] = {
     ),
     "82 layers x 16, 1F1B memory": (5e-3, 30.0, _memory),
     "126 layers x 1024": (1e-2, 60.0, _huge),
+    "126 x 1024 in nodes of 8": (1e-2, 60.0, partial(_huge, 8)),
+    "126 x 1024 in nodes of 8, inference": (1e-2, 60.0, partial(_huge, 8, training=False)),
     **{f"96 x 40 in 20 nodes, {objective}": (1e-2, 60.0, partial(_nodes, objective)) for objective in OBJECTIVES},
 }
 

@@ -118,7 +118,7 @@ def rehearse(setup: Setup, throttle: running.Throttle, *, steps: int) -> Rehears
         )
     late = next((word for word in found.verdict.split(". ") if "took longer" in word), "")
     return Rehearsal(
-        setup=setup, predicted_seconds=plan.prediction.step_seconds, measured_seconds=found.median_step_seconds,
+        setup=setup, predicted_seconds=found.predicted_step_seconds, measured_seconds=found.median_step_seconds,
         note=f"{late or f'{found.core_share:.0%} of a core'}, load {os.getloadavg()[0]:.1f}",
     )
 

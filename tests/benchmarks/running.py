@@ -26,6 +26,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -177,7 +178,7 @@ def pipeline_case(quick: bool) -> list[Row]:
     assert found.gain is not None, found.single_skipped_because
     assert found.single is not None
     ratios = [one / two for one, two in zip(found.single.step_seconds, found.step_seconds, strict=True)]
-    predicted = found.median_step_seconds / plan.prediction.step_seconds - 1
+    predicted = found.median_step_seconds / found.predicted_step_seconds - 1
     return [_row("pipeline", "throughput, two processes / one", ratios, ">= 1.7",
                  f"step {predicted:+.1%} of the predicted, {found.core_share:.0%} of a core")]  # fmt: skip
 
@@ -189,16 +190,17 @@ def gain_case(quick: bool) -> list[Row]:
                         verify=False)
         for method in ("optimal", "even")
     ]  # fmt: skip
-    predicted = plans[1].prediction.step_seconds / plans[0].prediction.step_seconds
     rows = []
     for throttle in ("plan", "sleep"):
-        steps = [
+        best, even = (
             api.run_source(plan, GPT, steps=1 if quick else 4, single=False, layers=False, throttle=throttle)
-            .median_step_seconds for plan in plans
-        ]  # fmt: skip
+            for plan in plans
+        )
+        predicted = even.predicted_step_seconds / best.predicted_step_seconds
+        gain = even.median_step_seconds / best.median_step_seconds
         how = "the plan's times" if throttle == "plan" else "own CPU times"
-        rows.append(_row("gain", f"measured / predicted gain over even, {how}", [steps[1] / steps[0] / predicted],
-                         "0.95 ... 1.05", f"predicted {predicted:.2f}x, measured {steps[1] / steps[0]:.2f}x"))
+        rows.append(_row("gain", f"measured / predicted gain over even, {how}", [gain / predicted],
+                         "0.95 ... 1.05", f"predicted {predicted:.2f}x, measured {gain:.2f}x"))
     return rows
 
 
@@ -216,7 +218,12 @@ def throttled_case(quick: bool) -> list[Row]:
 
 def _rehearsed(case: str, throttle: running.Throttle, goal: str, quick: bool) -> list[Row]:
     setups = rehearsals.SETUPS[:: 5 if quick else 1 if throttle == "plan" else 3]
-    found = [rehearsals.rehearse(setup, throttle, steps=1 if quick else 3) for setup in setups]
+    found = []
+    for setup in setups:
+        found.append(rehearsals.rehearse(setup, throttle, steps=1 if quick else 3))
+        one = found[-1]
+        seconds = f"{one.predicted_seconds:.3f} s simulated, {one.measured_seconds:.3f} s"
+        print(f"{case}: {setup.name}: {seconds}", file=sys.stderr, flush=True)
     errors = [abs(each.measured_seconds / each.predicted_seconds - 1) for each in found]
     each = [
         _row(case, one.setup.name, [error], "",

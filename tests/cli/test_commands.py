@@ -132,10 +132,13 @@ def test_a_model_that_cannot_be_traced_exits_with_4(tmp_path: Path, capsys: pyte
 @pytest.mark.slow
 def test_run_for_real(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, measured = str(tmp_path / "plan.json"), tmp_path / "run.json"
-    words = ["--devices", "cpu:0,cpu:1", "--stages", "2", "--mode", "train", "--microbatches", "4"]
-    assert main(["plan", model, *words, "-o", file]) == 0
+    words = ["--devices", "cpu:0,cpu:1", "--stages", "3", "--schedule", "interleaved", "--mode", "train"]
+    assert main(["plan", model, *words, "--microbatches", "4", "-o", file]) == 0
+    assert load_plan(file).ranks == (0, 1, 0)
     assert main(["run", file, model, "--steps", "2", "--warmup", "1", "-o", str(measured)]) == 0
     out = capsys.readouterr().out
     assert "predicted" in out and "unsplit on cpu:" in out
     document = json.loads(measured.read_text())
     assert len(document["step_seconds"]) == len(document["losses"]) == 2
+    assert document["schedule"] == "interleaved"
+    assert [stage["device"] for stage in document["stages"]] == ["cpu:0", "cpu:1", "cpu:0"]

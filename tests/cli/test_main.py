@@ -89,8 +89,9 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
     shared = ["--batch", "--cluster", "--devices", "--dtype", "--json", "--max-memory", "--mode", "--optimizer",
               "--output", "--refresh"]
     assert found == {
-        "compare": sorted([*(each for each in shared if each != "--cluster"), "--catalogue", "--format",
-                           "--microbatches", "--objective", "--sets", "--time-limit"]),
+        "compare": sorted([*(each for each in shared if each != "--cluster"), "--catalogue",
+                           "--concurrency", "--format", "--microbatches", "--new-tokens", "--objective", "--plot",
+                           "--prompt", "--rent", "--sets", "--time-limit", "--weights"]),
         "devices": ["--json"],
         "doctor": ["--json"],
         "explain": ["--json", "--layer", "--stage"],
@@ -98,7 +99,7 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
         "plan": sorted([*shared, "--advice", "--budget", "--concurrency", "--new-tokens", "--prompt", "--weights",
                         "--compress", "--contiguous", "--data-parallel", "--forbid", "--gap", "--master-weights",
                         "--method", "--microbatches", "--max-price", "--max-step-time", "--objective",
-                        "--pin", "--recompute", "--rent", "--reserve", "--schedule", "--top",
+                        "--pin", "--plot", "--recompute", "--rent", "--reserve", "--schedule", "--top",
                         "--solver", "--stages", "--tensor-parallel", "--time-limit", "--together", "--verify",
                         "--workload"]),
         "profile": sorted([*shared, "--budget"]),

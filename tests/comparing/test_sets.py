@@ -163,6 +163,12 @@ def test_the_command_prints_every_form(tmp_path: Path, capsys: pytest.CaptureFix
     (file := tmp_path / "small.py").write_text(MODEL)
     words = ["compare", str(file), "-d", "1xl4", "-d", "2xl4"]
     assert main(words) == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]  # nobody looks: tab-separated
+    assert rows[0][0] == "name" and {row[0] for row in rows[1:]} == {"1xl4", "2xl4"}
+    assert {len(row) for row in rows} == {len(rows[0])}
+    picture = tmp_path / "sets.svg"
+    assert main([*words, "--format", "text", "--plot", str(picture)]) == 0
+    assert "2xl4" in picture.read_text()
     assert capsys.readouterr().out.startswith("Fastest: ")
     assert main([*words, "--json", "-o", str(tmp_path / "c.json")]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -12,6 +12,7 @@ from autopart.planning.arcs import build_instance
 from autopart.planning.bottleneck import least_threshold
 from autopart.planning.chain import best_path, path_objective
 from autopart.planning.effort import Effort
+from autopart.planning.formulate import Solution
 from autopart.planning.frontier import least_sum
 from autopart.planning.instance import Instance
 from autopart.planning.options import schedules
@@ -105,6 +106,23 @@ def test_integer_programs_close_windows_as_well(monkeypatch: pytest.MonkeyPatch)
     assert certificate.num_programs > 0
     assert path_objective(instance, instance.arcs, certificate.path) <= least * (1 + 1e-3)
     assert certificate.bound_seconds <= least * (1 + 1e-9)
+
+
+def test_programs_without_an_answer_leave_windows_open_with_their_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    instance, asked = uneven(), []
+
+    def silent(*args: object, **words: object) -> Solution:
+        asked.append(args)
+        return Solution(outcome="unknown", path=(), objective_bound=-math.inf, solver="none", remark="no answer")
+
+    least = path_objective(instance, instance.arcs, best_path(instance))
+    monkeypatch.setattr("autopart.planning.bottleneck.MOST_STATES", 0)
+    monkeypatch.setattr(windows, "can_list", lambda instance: False)
+    monkeypatch.setattr(windows, "solve_path", silent)
+    certificate = prove_by_windows(instance, least * 1.05, replace(effort(), gap=1e-3))
+    assert not certificate.closed and certificate.remark == "no answer"
+    assert len(asked) == windows.MOST_FAILURES
+    assert 0.9 * least <= certificate.bound_seconds <= least * (1 + 1e-9)
 
 
 def test_out_of_time_the_bound_holds_and_is_left_open() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from autopart.reporting import measurement_text
 from autopart.schema.measurement import Compression
+from autopart.schema.plan import PlanWarning
 from tests.paper import a_measurement, a_plan
 
 
@@ -34,6 +35,16 @@ def test_what_codecs_saved_is_said() -> None:
     assert "change not known: the unsplit model was not run beside it" in text
     text = measurement_text(dataclasses.replace(a_measurement(), compression=unknown), a_plan())
     assert "532 kB" in text and "loss" not in text.split("Compression")[1]
+
+
+def test_what_was_waited_for_is_told_and_advice_for_several_devices_said_once() -> None:
+    found = a_measurement()
+    stages = tuple(dataclasses.replace(each, receive_seconds=0.25, sent_bytes=2_000_000) for each in found.stages)
+    warnings = tuple(PlanWarning(code="x", message=f"{name} idles", suggestion="do it") for name in "ab")
+    text = measurement_text(dataclasses.replace(found, stages=stages, warnings=warnings), a_plan())
+    assert "waits to receive" in text and "250 ms" in text and "2.00 MB" in text and "bubble" in text
+    assert "  a idles\n  b idles\n    → do it\n" in text
+    assert "waits to receive" not in measurement_text(found, a_plan())
 
 
 def test_what_was_emulated_is_said() -> None:

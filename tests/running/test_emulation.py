@@ -69,12 +69,35 @@ def test_what_cannot_stand_for_a_device_is_refused(tmp_path: Path, text: str, me
         emulated_plan(plan_of(0, 1), cluster_of(tmp_path, text))
 
 
-def test_links_of_groups_are_not_limited(tmp_path: Path) -> None:
+def test_every_member_of_a_group_has_links_of_its_own(tmp_path: Path) -> None:
+    plan = emulated_plan(plan_of(0, 1), cluster_of(tmp_path, THREE))
+    pairs = [dataclasses.replace(each, tensor_parallel=2, devices=names)
+             for each, names in zip(plan.stages, (("a", "b"), ("c", "d")), strict=True)]  # fmt: skip
+    cluster = cluster_of(tmp_path, """
+devices:
+  - {name: a, speed: 1, node: home}
+  - {name: b, speed: 1, node: home}
+  - {name: c, speed: 1, node: rack}
+  - {name: d, speed: 1, node: rack}
+links:
+  - {between: [home, rack], latency: 1ms, bandwidth: 1MB/s}
+  - {between: [b, d], latency: 9s, bandwidth: 1MB/s}
+""")
+    grouped = emulated_plan(dataclasses.replace(plan, stages=tuple(pairs), cluster=cluster), cluster)
+    cuts = cut_crossings(grouped, GRAPH, Traffic())
+    links = [limited_links(tmp_path / "links", grouped, GRAPH, cuts, member=member) for member in (0, 1)]
+    (first,), (second,) = (each._cuts for each in links)
+    assert first is not None and second is not None
+    assert second.forward_seconds - first.forward_seconds == pytest.approx(len(GRAPH.crossing(2)) * (9 - 1e-3))
+    assert sorted(path.name for path in tmp_path.glob("links*")) == ["links0", "links1"]
+
+
+def test_links_of_groups_of_different_sizes_are_not_limited(tmp_path: Path) -> None:
     plan = plan_of(0, 1, 2)
     pair = dataclasses.replace(plan.stages[0], devices=("a", "b"), data_parallel=2)
     merged = dataclasses.replace(plan.stages[1], layers=plan.stages[1].layers + plan.stages[2].layers, devices=("c",))
     grouped = dataclasses.replace(plan, stages=(pair, merged))
-    with pytest.raises(DeviceError, match="stage 0 is a group of devices, whose links cannot be limited"):
+    with pytest.raises(DeviceError, match="stages are groups of different sizes, whose links cannot be limited"):
         emulated_plan(grouped, cluster_of(tmp_path, THREE))
 
 

@@ -41,3 +41,24 @@ def test_events_time_a_cuda_device() -> None:
     with stopwatch.part("forward"):
         torch.rand(512, 512, device=device).matmul(torch.rand(512, 512, device=device))
     assert stopwatch.take().forward_seconds > 0
+
+
+def test_what_passes_between_the_parts_of_a_step_is_waiting() -> None:
+    time = FakeTime()
+    stopwatch = HostStopwatch(clock=lambda: time.wall_seconds)
+    time.work(9.0)  # before the step
+    stopwatch.start()
+    for waiting_seconds in (1.0, 2.0):
+        time.work(waiting_seconds)
+        with stopwatch.part("forward", 0):
+            time.work(3.0)
+    stopwatch.travels(sent_bytes=5)
+    stopwatch.travels(received_bytes=7)
+    time.work(0.25)
+    with stopwatch.part("optimizer"):
+        time.work(1.0)
+    time.work(0.5)
+    lap = stopwatch.take()
+    assert (lap.forward_seconds, lap.receive_seconds, lap.send_seconds) == (6.0, 3.0, 0.75)
+    assert (lap.sent_bytes, lap.received_bytes) == (5, 7)
+    assert stopwatch.take() == Lap(forward_seconds=0.0, backward_seconds=0.0, optimizer_seconds=0.0)

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import cast
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from autopart.program import Program
 from autopart.sharding.collectives import Gather, OwnPart, Share, Team, Total, VocabularyPart
 from autopart.sharding.shards import Shard
-from autopart.sharding.sharing import Shares, share_layers
+from autopart.sharding.sharing import Shares, sharded_weights, share_layers
 from autopart.tracing import trace
 from tests.running.groupmodels import MODELS, NUM_WORDS, tokens_of
-
-NOBODY = cast(dist.ProcessGroup, None)
-"""rewriting a graph sends nothing"""
 
 
 def traced(model: nn.Module, *args: torch.Tensor) -> Program:
@@ -25,7 +20,7 @@ def traced(model: nn.Module, *args: torch.Tensor) -> Program:
 
 def shared(program: Program, index: int = 0, size: int = 2, pinned: tuple[str, ...] = ()) -> Shares:
     segment = program.segment(0, len(program.graph.layers))
-    return share_layers(program, segment, Team(NOBODY, index, size), pinned=pinned)
+    return share_layers(program, segment, Team(None, index, size), pinned=pinned)
 
 
 def messages(shares: Shares) -> dict[str, int]:
@@ -50,6 +45,13 @@ def test_attention_is_shared_by_heads_however_it_is_written() -> None:
     assert found.shards["all.weight"] == Shard(0, (16, 16, 16)), "of queries, keys and values some of each"
     assert found.shards["gates.weight"] == Shard(0, (32, 32))
     assert found.whole == ()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_would_be_sharded_is_known_without_devices(name: str) -> None:
+    program = traced(MODELS[name]())
+    assert sharded_weights(program, 2) == shared(program).shards.keys()
+    assert "mix" not in sharded_weights(program, 2)
 
 
 def test_the_last_device_has_what_is_left() -> None:

@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -45,7 +44,8 @@ LONGER = replace(PIECES, steps=9)
 def train(directory: Path, rank: int, name: str, recipe: Recipe, given: object = None) -> list[StepRecord]:
     """Trains a model on both ranks; its checkpoints go to a folder of its name."""
     program = PROGRAMS[name]
-    plan = PLANS.get(name, plan_of)(program, WORLD, recipe.optimizer)
+    make: Callable[[Program, int, Optimizer], Plan] = PLANS.get(name, plan_of)
+    plan = make(program, WORLD, recipe.optimizer)
     device = torch.device("cpu")
     loss, stopwatch = ScaledLoss(loss_fn, recipe.precision, device), running.stopwatch_for(device)
     pipeline = running.DistributedPipeline(program, plan, rank, loss_fn=loss, stopwatch=stopwatch)
@@ -77,8 +77,13 @@ def together(program: Program, world: int, optimizer: Optimizer, *, data: int = 
     )  # fmt: skip
 
 
+def replicas(program: Program, world: int, optimizer: Optimizer) -> Plan:
+    """As ``together``, of replicas only."""
+    return together(program, world, optimizer, data=world)
+
+
 PLANS: dict[str, Callable[[Program, int, Optimizer], Plan]] = {
-    "replicas": partial(together, data=WORLD), "shared": together, "shared again": together,
+    "replicas": replicas, "shared": together, "shared again": together,
 }
 
 
@@ -101,11 +106,11 @@ def main(directory: Path, rank: int) -> None:
         timeout=timedelta(seconds=200),
     )
     pieces = train(directory, rank, "more", PIECES)
-    replicas = train(directory, rank, "replicas", REPLICAS)
+    copies = train(directory, rank, "replicas", REPLICAS)
     shared = train(directory, rank, "shared", PIECES) + train(directory, rank, "shared again", LONGER)
     losses = {name: [each.loss for each in train(directory, rank, name, FIFTY)] for name in MODELS}
     found = {
-        "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in replicas],
+        "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in copies],
         "pieces": [each.loss for each in pieces], "norms": [each.gradient_norm for each in pieces],
         "shared": [each.loss for each in shared], "shared norms": [each.gradient_norm for each in shared],
     }  # fmt: skip
