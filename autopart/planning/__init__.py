@@ -15,5 +15,6 @@ from autopart.schema.alternatives import Alternative
 
 __all__ = [
     "Alternative", "CheckError", "SolverState", "best_variant", "can_vary", "check", "check_workload", "explain",
-    "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload", "remedies", "simulate", "solvers_here",
+    "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload", "remedies", "simulate",
+    "solvers_here",
 ]  # fmt: skip

@@ -8,9 +8,11 @@ are parted; plans met on the way become the incumbent.  When all are closed, not
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -39,11 +41,11 @@ SHARE_OF_GAP = 0.25
 PATIENCE_SECONDS = 10.0
 """for a program; what takes longer is parted"""
 FINE = 5e-3
-"""where only programs could settle a window, the relaxation goes first through all windows so narrow, or as the gap"""
-GLANCE = 1.05
-"""where it does, how far it goes between two looks at all that is left"""
+"""where only programs could settle windows, they are asked about those that are so narrow, or as the gap"""
+NUM_PARTS = 4
+"""of a wider one"""
 MOST_FAILURES = 3
-"""programs without an answer, after which those windows stay open"""
+"""programs without an answer, after which windows stay open"""
 
 Indices = npt.NDArray[np.int64]
 
@@ -63,10 +65,6 @@ class _Search:
     bound: float = math.inf
     """of the windows closed, and of those left open"""
     is_open: bool = False
-    glance: float = 0.0
-    """up to here all that is left is not looked at together"""
-    left: list[tuple[float, Window]] = field(default_factory=list)
-    """narrow windows for programs, with their bounds"""
     num_programs: int = 0
     solvers: set[str] = field(default_factory=set)
     remark: str = ""
@@ -114,9 +112,10 @@ def prove_by_windows(instance: Instance, incumbent: float, effort: Effort) -> Ce
         return Certificate(
             bound_seconds=0.0, path=search.path, closed=search.best <= 0, num_programs=0, solver="none", remark="",
         )
+    if not can_list(instance):
+        _lowest_first(search)
     while search.low < search.highest:
         _step(search)
-    _ask_programs(search)
     bound = min(search.bound, search.target)
     if search.is_open:
         search.solvers.add("open")
@@ -162,13 +161,12 @@ def _step(search: _Search) -> None:
     if search.effort.is_over():
         _leave_open(search, rest)
         return
-    if window.high < rest.high and search.low >= search.glance:
+    if window.high < rest.high:
         relaxed, _ = _relaxed(search, rest)
         if relaxed.bound >= search.target:
             search.pass_by(rest, relaxed.bound)
             return
-        search.glance = 0.0 if can_list(search.instance) else search.low * GLANCE
-    elif window.high >= rest.high:
+    else:
         window = rest
     relaxed, indices = _relaxed(search, window)
     if relaxed.bound >= search.target:
@@ -176,13 +174,6 @@ def _step(search: _Search) -> None:
         return
     if search.effort.is_over():
         _leave_open(search, rest)
-        return
-    if not can_list(search.instance):
-        if window.high > search.low * (1 + max(FINE, search.effort.gap)) * (1 + 1e-9):
-            search.width /= 4
-        else:
-            search.left.append((relaxed.bound, window))
-            search.low = window.high
         return
     settled, bound = _settle(search, window, relaxed, indices)
     if settled:
@@ -193,20 +184,31 @@ def _step(search: _Search) -> None:
         search.pass_by(window, relaxed.bound, settled=False)
 
 
-def _ask_programs(search: _Search) -> None:
-    """The windows left to programs, those with the lowest bounds first: what is found there closes others."""
-    failures = 0
-    for bound, window in sorted(search.left, key=lambda each: each[0]):
-        window = Window(low=window.low, high=min(window.high, search.highest))
-        if bound >= search.target or window.low >= window.high:
+def _lowest_first(search: _Search) -> None:
+    """All windows at once, where only programs settle them: the one with the lowest bound is parted, or asked about.
+
+    The relaxation is the sharper the narrower the window, and takes far less than a program.
+    """
+    relaxed, _ = _relaxed(search, Window(low=search.low, high=search.highest))
+    waiting, stuck, failures = [(relaxed.bound, search.low, search.highest)], [], 0
+    while waiting and waiting[0][0] < search.target and not search.effort.is_over() and failures < MOST_FAILURES:
+        bound, low, high = heapq.heappop(waiting)
+        high = min(high, search.highest)
+        if low >= high:
             continue
-        if failures < MOST_FAILURES and not search.effort.is_over():
-            if _settle(search, window, *_relaxed(search, window))[0]:
-                continue
+        if high > low * (1 + max(FINE, search.effort.gap)):
+            ends = [low * (high / low) ** (number / NUM_PARTS) for number in range(NUM_PARTS)]
+            for part in (Window(low=one, high=other) for one, other in pairwise([*ends, high])):
+                relaxed, _ = _relaxed(search, part)
+                heapq.heappush(waiting, (max(bound, relaxed.bound), part.low, part.high))
+            continue
+        window = Window(low=low, high=high)
+        if not _settle(search, window, *_relaxed(search, window))[0]:
+            stuck.append(bound)
             failures += 1
-        if bound < search.target:  # a plan met in between may have closed it
-            search.is_open = True
-            search.bound = min(search.bound, bound)
+    least = min([*stuck, *(bound for bound, low, _ in waiting if low < search.highest)], default=math.inf)
+    least = max(least, (search.instance.repeats + 1) * search.low * (1 - 1e-9))
+    search.pass_by(Window(low=search.low, high=math.inf), least, settled=least >= search.target)
 
 
 def _leave_open(search: _Search, rest: Window) -> None:

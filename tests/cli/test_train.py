@@ -96,3 +96,14 @@ def test_a_plan_without_an_optimizer_is_said_to_have_none(
     save_plan(dataclasses.replace(plan, job=dataclasses.replace(plan.job, optimizer="none")), tmp_path / "none.json")
     assert main(["train", str(tmp_path / "none.json"), SOURCE, "--data", "x.npy", "--steps", "3"]) == 2
     assert "is planned without an optimizer; give --optimizer" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "train"])
+def test_receives_are_posted_early_by_a_whole_number(
+    command: str, plan_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data_words = ["--data", f"{SOURCE}:data", "--steps", "3"] if command == "train" else []
+    assert main([command, plan_file, SOURCE, *data_words, "--prefetch", "-1"]) == 2
+    assert "--prefetch -1 is below 0; give auto or 0 or more" in capsys.readouterr().err
+    assert main([command, plan_file, SOURCE, *data_words, "--prefetch", "soon"]) == 2
+    assert "--prefetch 'soon' is neither auto nor a whole number" in capsys.readouterr().err

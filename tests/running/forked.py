@@ -77,12 +77,12 @@ def _work(
     directory: Path, cases: Sequence[Named], figures_of: Callable[[Any, int], Any], rank: int, world: int
 ) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous{world}", rank=rank, world_size=world,
-        timeout=timedelta(seconds=60),
-    )  # fmt: skip
     found: dict[str, Any] = {}
-    for case in cases:
+    for index, case in enumerate(cases):
+        dist.init_process_group(  # for each case anew: groups have threads, which would become hundreds
+            "gloo", init_method=f"file://{directory}/rendezvous{world}.{index}", rank=rank, world_size=world,
+            timeout=timedelta(seconds=60),
+        )  # fmt: skip
         try:
             found[case.name] = figures_of(case, rank)
         except Exception:
@@ -90,5 +90,4 @@ def _work(
             break
         finally:
             (directory / f"{world}.{rank}.json").write_text(json.dumps(found))
-    else:
         dist.destroy_process_group()

@@ -44,7 +44,7 @@ def test_wrong_words_and_plans_are_refused() -> None:
     wide = dataclasses.replace(
         plan, stages=(shared, plan.stages[1]), cluster=dataclasses.replace(plan.cluster, devices=more)
     )
-    with pytest.raises(autopart.RunError, match="stage 0 is run by 2 devices together.*torchrun --nproc-per-node 3"):
+    with pytest.raises(autopart.RunError, match=r"stage 0 is run by 2 devices together.*torchrun --nproc-per-node 3"):
         autopart.fit(
             model, (tokens[:BATCH],), plan=wide, data=(tokens, labels), loss_fn=loss_fn, steps=1, verify=False
         )
