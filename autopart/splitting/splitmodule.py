@@ -41,8 +41,8 @@ class SplitModule(nn.Module):
 
     It is a view of the user's module: parameters, buffers and submodules are shared, and moved to their stages'
     devices in place, as ``module.to`` would.  A call with new shapes or sizes, in other training modes or with other
-    hooks is traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from stage to
-    stage.
+    hooks is traced anew and kept.  Outputs are on the last stage's device.  ``compress`` is the codec of what goes from
+    stage to stage.
     """
 
     def __init__(

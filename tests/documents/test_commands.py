@@ -44,7 +44,7 @@ train = [(torch.rand(256), torch.rand(256)) for _ in range(64)]
 STARTS_PROCESSES = ("run", "train")
 LONG = {"examples/llama70b.py": "traces 82 layers, 10 s", "examples/gpt2.py": "traces and runs 124M parameters"}
 NEEDS = {
-    "--emulate": "an emulated cluster is calibrated first, a minute", "--catalogue": "plans many sets",
+    "--emulate": "an emulated cluster is calibrated first, a minute", "compare": "plans several sets",
     "generate": "traces a decoder with few tokens and with many",
 }
 MEASURES = ("cpu:", "cpu,")
