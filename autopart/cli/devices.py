@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +10,10 @@ import typer
 
 from autopart.cli.console import print_result
 from autopart.cli.options import JsonOut
-from autopart.schema.device import Device, Kind
 
-__all__ = ["DeviceList", "app"]
+__all__ = ["app"]
 
 app = typer.Typer(invoke_without_command=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceList:
-    """What ``autopart devices --json`` prints."""
-
-    here: tuple[Device, ...]
-    catalogue: tuple[Kind, ...]
 
 
 @app.callback()
@@ -38,6 +28,7 @@ def devices(context: typer.Context, json_out: JsonOut = False) -> None:
         return
     from autopart import api
     from autopart.reporting import devices_text, devices_tsv
+    from autopart.schema.device import DeviceList
     from autopart.schema.store import dump
 
     own = api.own_kinds(Path())

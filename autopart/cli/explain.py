@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,25 +9,12 @@ import typer
 from autopart.cli.console import note, print_result, progress_bar
 from autopart.cli.options import JsonOut, OptionalModelText, PlanFile
 from autopart.errors import UsageError
-from autopart.schema.advice import Advice, Sensitivity
-from autopart.schema.alternatives import CutAlternative, LayerTerms
-from autopart.schema.explanation import Explanation
 
 if TYPE_CHECKING:
+    from autopart.schema.alternatives import CutAlternative, LayerTerms
     from autopart.schema.plan import Plan
 
-__all__ = ["FullExplanation", "explain"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FullExplanation:
-    """What ``autopart explain plan.json MODEL --json`` prints."""
-
-    explanation: Explanation
-    layer: LayerTerms | None
-    alternatives: tuple[CutAlternative, ...]
-    advice: tuple[Advice, ...] = ()
-    sensitivity: tuple[Sensitivity, ...] = ()
+__all__ = ["explain"]
 
 
 def explain(
@@ -48,6 +34,7 @@ def explain(
     """
     from autopart import planning, reporting
     from autopart.pastruns import recall_plan
+    from autopart.schema.explanation import FullExplanation
     from autopart.schema.store import dump, load_plan
 
     plan = load_plan(plan_file)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Cluster", "Device", "Figure", "Kind", "Link", "LinkKind", "Overhead", "Peak"]
+__all__ = ["Cluster", "Device", "DeviceList", "Figure", "Kind", "Link", "LinkKind", "Overhead", "Peak"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,3 +180,11 @@ class Cluster:
             if link.matches(one, other):
                 return link
         raise KeyError(f"{one.name}-{other.name}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceList:
+    """What ``autopart devices --json`` prints."""
+
+    here: tuple[Device, ...]
+    catalogue: tuple[Kind, ...]

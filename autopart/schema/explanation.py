@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from autopart.schema.advice import Advice, Sensitivity
+from autopart.schema.alternatives import CutAlternative, LayerTerms
 from autopart.schema.plan import Memory
 
-__all__ = ["CutTerms", "Explanation", "StageTerms"]
+__all__ = ["CutTerms", "Explanation", "FullExplanation", "StageTerms"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +72,14 @@ class Explanation:
     objective_seconds: float
     step_seconds: float
     bubble_fraction: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FullExplanation:
+    """What ``autopart explain plan.json MODEL --json`` prints."""
+
+    explanation: Explanation
+    layer: LayerTerms | None
+    alternatives: tuple[CutAlternative, ...]
+    advice: tuple[Advice, ...] = ()
+    sensitivity: tuple[Sensitivity, ...] = ()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -78,6 +79,18 @@ def test_the_shell_completes_commands() -> None:
         timeout=120, check=False,
     )
     assert done.stdout.split() == ["plan"], done.stderr
+
+
+def test_no_color_takes_the_colours_away() -> None:
+    def colours(**words: str) -> list[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "autopart.cli.main", "--help"], capture_output=True, text=True, timeout=120,
+            env={**os.environ, "FORCE_COLOR": "1", **words}, check=True,
+        )  # fmt: skip
+        return re.findall(r"\x1b\[[0-9;]*3[0-7]m", done.stdout)
+
+    assert colours()
+    assert not colours(NO_COLOR="1")
 
 
 def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
