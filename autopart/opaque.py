@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils import _pytree as pytree
 
 from autopart.errors import RunError
+from autopart.fusedattention import attention_in_parts
 from autopart.restoring import attributes_kept, chance_kept
 from autopart.schema.graph import Work
 
@@ -156,7 +157,8 @@ class OpaqueCall:
     @contextlib.contextmanager
     def _rehearsed(self) -> Iterator[None]:
         """Afterwards nothing is left of the run: what it left would be fake."""
-        with chance_kept(), contextlib.nullcontext() if self.module is None else attributes_kept(self.module):
+        kept = contextlib.nullcontext() if self.module is None else attributes_kept(self.module)
+        with chance_kept(), kept, attention_in_parts():
             yield
 
     def _check(self, found: Nest, outputs: Sequence[torch.Tensor]) -> None:

@@ -17,7 +17,8 @@ from autopart.pythonstate import PythonState
 from autopart.pytrees import open_classes
 
 __all__ = [
-    "attributes_kept", "chance_kept", "fresh", "gradients_kept", "left_as_it_was", "outputs_opened", "training_mode"
+    "attributes_kept", "chance_kept", "fresh", "gradients_kept", "left_as_it_was",
+    "outputs_opened", "training_mode",
 ]  # fmt: skip
 
 SEED = 0

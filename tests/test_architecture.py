@@ -23,7 +23,7 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "core
 LEVELS = {
     **dict.fromkeys(("errors", "units", "progress", "cache", "candidates"), 0),
     "schema": 1,
-    **dict.fromkeys(("customgrad", "livebytes", "pythonstate", "recompute"), 1),
+    **dict.fromkeys(("customgrad", "fusedattention", "livebytes", "pythonstate", "recompute"), 1),
     **dict.fromkeys(("keying", "weightless"), 1),
     **dict.fromkeys(("opaque", "pace", "pastruns", "program", "pytrees", "restoring", "segment", "transfer"), 2),
     **dict.fromkeys(("orders", "rerun", "sharding"), 2),

@@ -14,8 +14,9 @@ from autopart.schema.plan import Plan
 
 FOLDER = Path(__file__).parent.parent / "examples"
 NUM_PARAMETERS = {
-    "mlp": 20_979_712, "gpt2": 124_439_808, "resnet50": 25_557_032, "unet": 482_050, "llama70b": 70_553_706_496
-}
+    "mlp": 20_979_712, "gpt2": 124_439_808, "resnet50": 25_557_032, "unet": 482_050, "diffusion": 3_955_076,
+    "t5": 60_506_624, "custom": 2_300_928, "llama70b": 70_553_706_496,
+}  # fmt: skip
 
 
 @cache
@@ -42,7 +43,7 @@ def test_sizes_are_the_real_ones_and_a_command_is_shown(name: str) -> None:
     assert f"autopart plan examples/{name}.py" in (FOLDER / f"{name}.py").read_text()
 
 
-@pytest.mark.parametrize("name", ["mlp", "unet", "resnet50", "gpt2"])
+@pytest.mark.parametrize("name", ["mlp", "unet", "resnet50", "gpt2", "diffusion", "t5", "custom"])
 def test_the_loss_takes_what_the_model_gives(name: str) -> None:
     source = with_batch(loaded(name), 2)
     assert source.loss_fn is not None and source.targets is not None
@@ -50,7 +51,7 @@ def test_the_loss_takes_what_the_model_gives(name: str) -> None:
     assert loss.dim() == 0 and torch.isfinite(loss)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("mlp", "train"), ("unet", "infer"), ("unet", "train")])
+@pytest.mark.parametrize(("name", "mode"), [("mlp", "train"), ("unet", "infer"), ("unet", "train"), ("diffusion", "infer"), ("custom", "train")])
 def test_small_examples_split_without_a_difference(name: str, mode: str) -> None:
     source = loaded(name)
     plan = planned(source, mode)

@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 from torch.utils import _pytree as pytree
 
+from autopart.fusedattention import attention_in_parts
 from autopart.program import Program
 from autopart.restoring import fresh, left_as_it_was
 from autopart.schema.graph import Graph
@@ -91,7 +92,7 @@ def _node_values(
 
 
 def _quietly(module: nn.Module, seed: int, act: Callable[[], Any]) -> None:
-    with left_as_it_was(module, seed), torch.no_grad():
+    with left_as_it_was(module, seed), torch.no_grad(), attention_in_parts():
         act()
 
 

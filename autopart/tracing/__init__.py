@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 from autopart.errors import TracingError
 from autopart.program import Program
 from autopart.restoring import chance_kept, gradients_kept, training_mode
+from autopart.tracing.attention import attention_notes
 from autopart.tracing.describing import describe, fingerprint
 from autopart.tracing.grouping import constant_nodes, group_nodes
 from autopart.tracing.ladder import climb_down
@@ -47,7 +48,7 @@ def trace(
             model, captured, groups, name=name or type(model).__name__, training=training,
             batch_size=batch_size_of(args, kwargs),
         )  # fmt: skip
-    notes = (*climbed.notes, *captured.meta["notes"], *program.graph.notes)
+    notes = (*climbed.notes, *captured.meta["notes"], *attention_notes(model, training=training), *program.graph.notes)
     return replace(program, graph=replace(program.graph, tracer=climbed.tracer, notes=notes))
 
 

@@ -17,6 +17,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from autopart.errors import TracingError
+from autopart.fusedattention import attention_in_parts
 from autopart.opaque import Nest, OpaqueCall, TensorForm, flat, tensors_of
 from autopart.pytrees import open_classes, opened_objects
 from autopart.restoring import left_as_it_was
@@ -70,7 +71,7 @@ def _run(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], sites: Sequence[Site], calls: _Calls,
     *, training: bool,
 ) -> None:  # fmt: skip
-    with torch.set_grad_enabled(training), _exporting(True), intercepted(sites, calls):
+    with torch.set_grad_enabled(training), _exporting(True), attention_in_parts(), intercepted(sites, calls):
         model(*args, **kwargs)
 
 

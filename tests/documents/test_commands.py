@@ -1,7 +1,8 @@
 """Every ``autopart`` line in the code blocks of README and docs/ is run, in a folder with what a user would have there.
 
 Pages may write their own files: a block that begins with ``# NAME.py`` or ``# NAME.yaml``.  There is no GPU here, so
-``cuda:0`` is played by ``cpu:0``; options in brackets are left out.
+``cuda:0`` is played by ``cpu:0``; options in brackets are left out.  Pages with commands that take minutes are run
+whole by ``pytest -m long tests/documents`` only; the name of the test says why.
 """
 
 from __future__ import annotations
@@ -75,6 +76,12 @@ def words_of(command: str) -> list[str]:
     return shlex.split(text, comments=True)[1:]
 
 
+def reader_plan(words: list[str]) -> tuple[str, str, str]:
+    """Model and devices of a plan that the reader is held to have when he types these words."""
+    model = next((word for word in words[2:3] if word.endswith(".py")), "model.py")
+    return model, "--devices", "cpu:0,cpu:1" if words[0] in STARTS_PROCESSES else "2xt4"
+
+
 def reason_to_wait(page: Page) -> str:
     """Why a page is not run with the quick tests; empty: it is."""
     for command in page.commands:
@@ -97,7 +104,7 @@ def cases() -> list[object]:
             waits = reason_to_wait(page)
             found.append(pytest.param(page, "quick", id=name))
             if waits:
-                found.append(pytest.param(page, "whole", id=f"{name}, whole ({waits})", marks=pytest.mark.slow))
+                found.append(pytest.param(page, "whole", id=f"{name}, whole ({waits})", marks=pytest.mark.long))
     return found
 
 
@@ -131,7 +138,7 @@ def test_what_is_written_works(
         if "hf:" in command:
             pytest.importorskip("transformers")
         if plans and not Path(plans[0]).exists():  # the page takes it that the reader has one
-            assert main(["plan", "model.py", "--devices", "2xt4", "--stages", "2", "-o", plans[0], "--quiet"]) == 0
+            assert main(["plan", *reader_plan(words), "--stages", "2", "-o", plans[0], "--quiet"]) == 0
         code = main(words)
         told = capsys.readouterr()
         assert code == 0, f"{command}\n{told.err}"
