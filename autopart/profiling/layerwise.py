@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autopart.opaque import OpaqueCall
 from autopart.profiling.timing import Clock, laps_on
 from autopart.program import Program, Segment
 
@@ -50,6 +51,9 @@ class _Step:
     inputs: tuple[str, ...]
     constants: tuple[torch.Tensor, ...]
     dead_after: tuple[str, ...]
+    weights: tuple[torch.Tensor, ...]
+    has_own_code: bool
+    """of the user's, run as it is written"""
 
 
 def _steps(program: Program, weights: Mapping[str, torch.Tensor], device: torch.device) -> list[_Step]:
@@ -62,7 +66,10 @@ def _steps(program: Program, weights: Mapping[str, torch.Tensor], device: torch.
         segment = program.segment(index, index + 1, relay=False, given=given, weight=weights.__getitem__, device=device)
         dead = tuple(value.name for value in program.graph.values if value.consumers[-1] == index)
         names = segment.input_names[: len(segment.input_names) - len(given)]
-        steps.append(_Step(segment, names, tuple(values[name] for name in given), dead))
+        steps.append(_Step(
+            segment, names, tuple(values[name] for name in given), dead, tuple(dict.fromkeys(segment.parameters())),
+            any(isinstance(node.target, OpaqueCall) for node in segment.body.graph.nodes),
+        ))  # fmt: skip
     return steps
 
 
@@ -124,26 +131,53 @@ def _train_once(
         alive.update(made[-1])
         laps.mark()
     forward = laps.seconds()
-    return forward, _backward_once(flows, taken, made, device, clock)
+    alive.clear()
+    return forward, _backward_once(flows, steps, taken, made, device, clock)
 
 
 def _backward_once(
-    flows: set[str], taken: list[dict[str, torch.Tensor]], made: list[dict[str, torch.Tensor]],
-    device: torch.device, clock: Clock,
+    flows: set[str], steps: Sequence[_Step], taken: list[dict[str, torch.Tensor]],
+    made: list[dict[str, torch.Tensor]], device: torch.device, clock: Clock,
 ) -> list[float]:  # fmt: skip
     """Backward layer by layer from the last; what a layer's inputs receive goes to the layers that made them."""
     gradients: dict[str, torch.Tensor] = {}
     laps = laps_on(device, clock)
     laps.mark()
-    while made:
+    for step in reversed(steps):
         inputs, outputs = taken.pop(), made.pop()
         wanted = [(out, gradients.pop(name, None)) for name, out in outputs.items() if name in flows]
         if wanted:
-            torch.autograd.backward(
-                [out for out, _ in wanted], [torch.ones_like(out) if g is None else g for out, g in wanted]
-            )
-        for name, tensor in inputs.items():
-            if tensor.grad is not None:
-                gradients[name] = gradients[name] + tensor.grad if name in gradients else tensor.grad
+            ends = [out for out, _ in wanted]
+            back = [torch.ones_like(out) if g is None else g for out, g in wanted]
+            del outputs, wanted
+            for name, gradient in _received(step, inputs, ends, back).items():
+                gradients[name] = _added(gradients.pop(name), gradient, gradients) if name in gradients else gradient
         laps.mark()
     return laps.seconds()[::-1]
+
+
+def _received(
+    step: _Step, inputs: Mapping[str, torch.Tensor], ends: list[torch.Tensor], back: list[torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """The gradients of a layer's inputs; those of its weights are added up where they are.
+
+    Inside a stage a gradient is handed on as it is, where the leaves of a graph get copies of what others hold too.  So
+    it is asked for, but of code that is run as it is written, which may refuse that (reentrant checkpoints do).
+    """
+    leaves = {name: each for name, each in inputs.items() if each.requires_grad}
+    if step.has_own_code:
+        torch.autograd.backward(ends, back)
+        return {name: each.grad for name, each in leaves.items() if each.grad is not None}
+    weights = [each for each in step.weights if each.requires_grad]
+    found = torch.autograd.grad(ends, [*leaves.values(), *weights], back, allow_unused=True)
+    for weight, gradient in zip(weights, found[len(leaves) :], strict=True):
+        if gradient is not None:
+            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
+    return {name: each for name, each in zip(leaves, found, strict=False) if each is not None}
+
+
+def _added(one: torch.Tensor, other: torch.Tensor, held: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """The sum of a value's gradients, in the first's memory if nobody else has it, as torch's engine adds them."""
+    memory = one.untyped_storage()._cdata
+    is_shared = any(each.untyped_storage()._cdata == memory for each in (other, *held.values()))
+    return one + other if is_shared else one.add_(other)
