@@ -7,7 +7,7 @@ stage: its inputs are cut from the graph, its backward is run from the gradients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -170,14 +170,20 @@ def _received(
         return {name: each.grad for name, each in leaves.items() if each.grad is not None}
     weights = [each for each in step.weights if each.requires_grad]
     found = torch.autograd.grad(ends, [*leaves.values(), *weights], back, allow_unused=True)
+    received = {name: each for name, each in zip(leaves, found, strict=False) if each is not None}
     for weight, gradient in zip(weights, found[len(leaves) :], strict=True):
         if gradient is not None:
-            weight.grad = gradient if weight.grad is None else weight.grad.add_(gradient)
-    return {name: each for name, each in zip(leaves, found, strict=False) if each is not None}
+            if weight.grad is None:
+                weight.grad = gradient.clone() if _is_shared(gradient, received.values()) else gradient
+            else:
+                weight.grad += gradient
+    return received
 
 
 def _added(one: torch.Tensor, other: torch.Tensor, held: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The sum of a value's gradients, in the first's memory if nobody else has it, as torch's engine adds them."""
-    memory = one.untyped_storage()._cdata
-    is_shared = any(each.untyped_storage()._cdata == memory for each in (other, *held.values()))
-    return one + other if is_shared else one.add_(other)
+    return one + other if _is_shared(one, (other, *held.values())) else one.add_(other)
+
+
+def _is_shared(tensor: torch.Tensor, others: Iterable[torch.Tensor]) -> bool:
+    return any(each.untyped_storage()._cdata == tensor.untyped_storage()._cdata for each in others)
