@@ -64,8 +64,8 @@ class LimitedLinks:
         self._cuts, self._num_microbatches = tuple(cuts), num_microbatches
         self._both_ways, self._waits_for_sends, self._clock, self._sleep = both_ways, waits_for_sends, clock, sleep
         self._num_links = 2 * (1 + max((cut.link for cut in self._cuts if cut is not None), default=-1))
-        num_fields = self._num_links + _FIELDS * _ROUNDS * 2 * len(self._cuts) * num_microbatches
-        self._file = path.open("a+b")
+        num_fields = self._num_links + _FIELDS * _ROUNDS * 2 * len(self._cuts) * num_microbatches or 1
+        self._file = path.open("a+b")  # of a field at least: nothing cannot be mapped
         with self._locked():
             if self._file.seek(0, 2) < 8 * num_fields:
                 self._file.truncate(8 * num_fields)

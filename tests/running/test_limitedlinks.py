@@ -146,3 +146,9 @@ def test_cuts_that_are_not_there_are_nobodys(tmp_path: Path) -> None:
     ends.ranks[1].post("forward", 1, 0, sends=True)
     ends.ranks[0].wait("forward", -1, 0)
     assert ends.seconds == 0.0
+
+
+def test_a_plan_of_one_stage_has_no_links_to_slow_down(tmp_path: Path) -> None:
+    links = LimitedLinks(tmp_path / "links", (), 4)
+    links.post("forward", 0, 0, sends=True)
+    links.wait("forward", 0, 0)
