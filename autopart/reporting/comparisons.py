@@ -6,7 +6,7 @@ import dataclasses
 
 from tabulate import tabulate
 
-from autopart.reporting.tables import heading, percent, rate, separated, table
+from autopart.reporting.tables import heading, percent, rate, separated, table, usd
 from autopart.schema.comparison import Added, Comparison, DeviceSet
 from autopart.units import format_bytes, format_seconds
 
@@ -90,7 +90,7 @@ def _verdict(comparison: Comparison) -> str:
     if priced:
         cheapest = min(priced, key=lambda each: each.cost_per_million or 0.0)
         each = _sample(comparison).removesuffix("s")
-        text += f"; cheapest per {each}: {cheapest.name}, {cheapest.cost_per_million or 0.0:.2f} $ a million"
+        text += f"; cheapest per {each}: {cheapest.name}, {usd(cheapest.cost_per_million or 0.0)} $ a million"
     return text + "."
 
 
@@ -112,8 +112,7 @@ def _row(each: DeviceSet, comparison: Comparison) -> tuple[str, ...]:
 
 
 def _usd(amount: float | None) -> str:
-    """Cents, and where they would show nothing, three digits."""
-    return "" if amount is None else f"{amount:.2f}" if amount >= 0.1 else f"{amount:.3g}"
+    return "" if amount is None else usd(amount)
 
 
 def _added(added: Added) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autopart.reporting.advice import advice_text
 from autopart.reporting.generations import generation_text
-from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times
+from autopart.reporting.tables import facts, heading, layer_range, percent, rate, table, times, usd
 from autopart.reporting.verifications import checks_text
 from autopart.schema.job import Job
 from autopart.schema.plan import Least, Plan, Proof, Stage
@@ -94,7 +94,7 @@ def prediction_rows(plan: Plan) -> list[tuple[str, str]]:
         ("bubble", percent(prediction.bubble_fraction)),
     ]
     if prediction.cost_per_million is not None:
-        rows.append(("cost", f"{prediction.cost_per_million:.2f} US dollars per million {sample_of(plan)}"))
+        rows.append(("cost", f"{usd(prediction.cost_per_million)} US dollars per million {sample_of(plan)}"))
     return rows + _transfers(plan)
 
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 
 from autopart.units import format_count
 
-__all__ = ["facts", "flop", "heading", "layer_range", "percent", "rate", "separated", "table", "times"]
+__all__ = ["facts", "flop", "heading", "layer_range", "percent", "rate", "separated", "table", "times", "usd"]
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, words: Sequence[int] = (0,)) -> str:
@@ -69,3 +69,8 @@ def flop(count: float, unit: str = "") -> str:
 def times(factor: float) -> str:
     """A ratio: ``1.50x``."""
     return f"{factor:.2f}x"
+
+
+def usd(amount: float) -> str:
+    """US dollars: cents, and where they would show nothing, three digits."""
+    return f"{amount:.2f}" if amount >= 0.1 else f"{amount:.3g}"

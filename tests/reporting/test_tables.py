@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from autopart.reporting.tables import layer_range, percent, rate, table
+from autopart.reporting.tables import layer_range, percent, rate, table, usd
 
 
 @pytest.mark.parametrize(("layers", "text"), [
@@ -25,3 +25,7 @@ def test_percent() -> None:
 
 def test_a_table_without_rows_still_has_its_headers() -> None:
     assert table(("one", "two"), []).split() == ["one", "two", "-----", "-----"]
+
+
+def test_small_prices_keep_their_digits() -> None:
+    assert [usd(amount) for amount in (1234.5, 0.41, 0.000373, 0.0)] == ["1234.50", "0.41", "0.000373", "0"]
