@@ -51,7 +51,10 @@ def test_the_loss_takes_what_the_model_gives(name: str) -> None:
     assert loss.dim() == 0 and torch.isfinite(loss)
 
 
-@pytest.mark.parametrize(("name", "mode"), [("mlp", "train"), ("unet", "infer"), ("unet", "train"), ("diffusion", "infer"), ("custom", "train")])
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("mlp", "train"), ("unet", "infer"), ("unet", "train"), ("diffusion", "infer"), ("custom", "train")],
+)
 def test_small_examples_split_without_a_difference(name: str, mode: str) -> None:
     source = loaded(name)
     plan = planned(source, mode)
