@@ -46,7 +46,8 @@ class Attention(nn.Module):
         """Keeps the shape (batch, width, height, width of the image)."""
         pixels = self.norm(image).flatten(2).transpose(1, 2)
         found, _ = self.heads(pixels, pixels, pixels, need_weights=False)
-        return image + found.transpose(1, 2).reshape(image.shape)
+        summed: torch.Tensor = image + found.transpose(1, 2).reshape(image.shape)
+        return summed
 
 
 class Denoiser(nn.Module):
