@@ -233,7 +233,7 @@ def train_source(
     recipe = _recipe({"optimizer": plan.job.optimizer} | words)
     order = training.Order(
         source=source_text, data=data, recipe=recipe, checkpoint_directory=checkpoints, resume=resume,
-        metrics_file=metrics, hang_seconds=hang_seconds,
+        metrics_file=metrics, hang_seconds=hang_seconds, prefetch=prefetch,
     )
     limits = training.Elastic(most_recoveries=most_recoveries, returns=returns) if elastic else None
     hides = planning.hidden(plan, prefetch)

@@ -22,7 +22,7 @@ from autopart.opaque import OpaqueCall
 from autopart.recompute import bundle_nodes
 from autopart.segment import Segment, layer_of
 
-__all__ = ["LayerRerun", "Reruns", "rerun_layers"]
+__all__ = ["LayerRerun", "Reruns", "may_run_again", "rerun_layers"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +79,30 @@ def rerun_layers(segment: Segment) -> Reruns:
     }
     kept = []
     for layer, nodes in _by_layer(graph).items():
-        written = set(_written(nodes, root))
-        if any(_calls_users_code(node, root) for node in nodes) or not all(_is_buffer(each, root) for each in written):
+        if not _may_run_again(nodes, root):
             kept.append(layer)
         else:
             draws = any(_may_draw(node, root) for node in nodes)
-            bundle_nodes(graph, root, nodes, f"layer_{layer}", _call(written, draws))
+            bundle_nodes(graph, root, nodes, f"layer_{layer}", _call(set(_written(nodes, root)), draws))
     return Reruns(
         segment=segment.with_body(fx.GraphModule(root, graph, class_name="RerunSegment")), kept=tuple(kept)
     )
+
+
+def may_run_again(layer: Segment) -> bool:
+    """Whether a layer, a segment of its own, can be run again and gives what it gave, for all that is known."""
+    root = {
+        str(node.target): attrgetter(str(node.target))(layer.body)
+        for node in layer.body.graph.nodes if node.op == "get_attr"
+    }  # fmt: skip
+    nodes = [node for node in layer.body.graph.nodes if node.op == "call_function" and not node.meta.get("constant")]
+    return _may_run_again(nodes, root)
+
+
+def _may_run_again(nodes: Sequence[fx.Node], root: dict[str, Any]) -> bool:
+    if any(_calls_users_code(node, root) for node in nodes):
+        return False
+    return all(_is_buffer(each, root) for each in _written(nodes, root))
 
 
 def _call(written: set[fx.Node], draws: bool) -> Callable[[Sequence[fx.Node]], LayerRerun]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from autopart import planning, profiling
@@ -16,6 +17,7 @@ from autopart.schema.job import Job
 from autopart.schema.plan import Plan, PlanWarning
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
+from autopart.sharedweights import most_devices, with_most_devices
 from autopart.tracecache import Traced, derived, kept, traced
 
 __all__ = ["candidates", "planned", "profiled"]
@@ -47,13 +49,17 @@ def candidates(
     may_derive = may_derive and none_is_here and not fresh and not opaque
     found: list[Candidate] = []
     traces: dict[int, Traced] = {}
+    shares: dict[str, int] = {}
     warnings: tuple[PlanWarning, ...] = ()
     for done, count in enumerate(counts):
         progress("tracing", done, len(counts))
         piece, training = with_batch(source, job.batch // count), job.mode == "train"
         trace = _derived(piece, traces.values(), training) if may_derive else None
         traces[count] = trace = trace or traced(piece, training=training, opaque=opaque, fresh=fresh)
-        found.append(_candidate(count, trace, cluster, job, refresh=refresh, progress=progress, budget=budget))
+        if job.tensor_parallel > 1 and not shares:
+            shares = most_devices(trace, min(job.tensor_parallel, len(cluster.devices)))
+        each = _candidate(count, trace, cluster, job, refresh=refresh, progress=progress, budget=budget)
+        found.append(replace(each, graph=with_most_devices(each.graph, shares)))
         if trace.num_operators > LARGE_GRAPH and len(counts) > 1:
             warnings = _one_size_only(job, count)
             break
@@ -80,8 +86,10 @@ def planned(
         nonlocal choice
         derivation, traces[count] = traces[count], traced(traces[count].source, training=job.mode == "train")
         new = _candidate(count, traces[count], cluster, job, refresh=refresh, progress=progress, budget=budget)
+        shares = {each.name: each.most_devices for each in choice[0].graph.weights if each.most_devices is not None}
+        new = replace(new, graph=with_most_devices(new.graph, shares))
         choice = _in_order((new, *(each for each in choice if each.num_microbatches != count)))
-        return equal_work(new.graph, derivation.graph)
+        return equal_work(traces[count].graph, derivation.graph)
 
     while True:
         try:

@@ -91,7 +91,7 @@ def plan_source(
             folder=modelsource.folder_of(source),
         )
         cluster = profiling.measure_links(cluster, progress=progress, refresh=refresh)
-        return plan_generation(source, cluster, words, progress=progress)
+        return plan_generation(source, cluster, words, progress=progress, advice=advice)
     batch = words.pop("batch", None) or modelsource.batch_of(source)
     source = with_batch(source, batch)
     try:

@@ -37,9 +37,9 @@ def sensitivities(problem: Problem) -> tuple[Sensitivity, ...]:
 
 
 def links_in_use(problem: Problem) -> tuple[Link | None, ...]:
-    """Link rules between the plan's stages (of one stage: between all devices); None: all together."""
+    """Link rules between and in the plan's stages (of one device: between all devices); None: all together."""
     cluster, plan = problem.cluster, problem.plan
-    names = [stage.devices[0] for stage in plan.stages]
+    names = [name for stage in plan.stages for name in stage.devices]
     pairs = list(pairwise(names)) or list(combinations((device.name for device in cluster.devices), 2))
     rules = tuple(dict.fromkeys(
         cluster.link(cluster.device(one), cluster.device(other)) for one, other in pairs if one != other
@@ -91,6 +91,7 @@ def instead_of(plan: Plan, cluster: Cluster, other: Variant) -> str:
     mine = {name for stage in plan.stages for name in stage.devices}
     theirs = {name for names in other.devices for name in names}
     order = [device.name for device in cluster.devices]
+    groups = [frozenset(stage.devices) for stage in plan.stages if len(stage.devices) > 1]
     parts = []
     if added := [name for name in order if name in theirs - mine]:
         parts.append(f"uses {', '.join(added)}")
@@ -98,16 +99,19 @@ def instead_of(plan: Plan, cluster: Cluster, other: Variant) -> str:
         parts.append(f"leaves out {', '.join(gone)}")
     if not parts and len(other.devices) != len(plan.stages):
         parts.append(f"has {len(other.devices)} stages")
+    if not parts and groups != [frozenset(names) for names in other.devices if len(names) > 1]:
+        parts.append("groups its devices otherwise")
     if not parts:
         parts.append(f"moves {_moved(plan, other)} of {plan.model.num_layers} layers")
-    if other.num_microbatches != plan.schedule.num_microbatches:
-        parts.append(f"takes {other.num_microbatches} micro-batch{'es' if other.num_microbatches > 1 else ''}")
+    if other.num_microbatches != plan.schedule.num_microbatches // plan.job.rounds:
+        one, many = ("micro-batch", "micro-batches") if plan.generation is None else ("group", "groups")
+        parts.append(f"takes {other.num_microbatches} {many if other.num_microbatches > 1 else one}")
     return ", ".join(parts)
 
 
 def _moved(plan: Plan, other: Variant) -> int:
     """Layers that run on another device."""
-    here = [stage.devices[0] for stage in plan.stages for _ in stage.layers]
+    here = [stage.devices for stage in plan.stages for _ in stage.layers]
     sizes = [last - first for first, last in pairwise(other.boundaries)]
-    there = [names[0] for names, size in zip(other.devices, sizes, strict=True) for _ in range(size)]
+    there = [names for names, size in zip(other.devices, sizes, strict=True) for _ in range(size)]
     return sum(one != two for one, two in zip(here, there, strict=True))

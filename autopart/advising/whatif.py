@@ -14,10 +14,18 @@ from autopart.schema.plan import Plan
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import KindProfile
 
-__all__ = ["SAME", "Problem", "bracket", "first_factor", "is_other"]
+__all__ = ["SAME", "Case", "Problem", "bracket", "first_factor", "is_other"]
 
 SAME = 1e-3
 """relative: plans whose steps differ by less are as good"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """Candidates among which a job chooses: of generated text there is a case for every number of groups."""
+
+    candidates: tuple[Candidate, ...]
+    job: Job
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +36,13 @@ class Problem:
     candidates: tuple[Candidate, ...]
     cluster: Cluster
     job: Job
+    others: tuple[Case, ...] = ()
+    """what else it was chosen among, where that is of another job"""
+
+    @property
+    def generates(self) -> bool:
+        """Whether text is generated."""
+        return self.job.cache_tokens > 0
 
     @cached_property
     def chosen(self) -> Candidate:
@@ -42,7 +57,36 @@ class Problem:
     @cached_property
     def solved(self) -> Variant | None:
         """The best plan that is found anew; None if nothing fits."""
-        return planning.best_variant(self.candidates, self.cluster, self.job, tolerance=SAME / 4)
+        return self.found()
+
+    def found(self, *, using: tuple[str, int] | None = None) -> Variant | None:
+        """The best plan that is found anew; ``using`` (a device, a number): with so many like it."""
+        best = (
+            planning.best_variant(each.candidates, self.cluster, each.job, using=using, tolerance=SAME / 4)
+            for each in self.cases
+        )
+        fits = (each for each in best if each is not None and not (self.others and _waits(each, self.generates)))
+        return min(fits, key=lambda each: each.step_seconds, default=None)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """All that was chosen among, the plan's own case first."""
+        return (Case(candidates=self.candidates, job=self.job), *self.others)
+
+    def gain(self, other: Variant | None) -> float:
+        """How many times this plan's rate another has (of objective latency: how many times sooner it is done)."""
+        kept = self.kept
+        assert kept is not None, "advice is about a plan that fits"
+        if other is None:
+            return 0.0
+        if self.job.objective == "latency":
+            return kept.step_seconds / other.step_seconds
+        return other.samples_per_second / kept.samples_per_second
+
+    @property
+    def alone(self) -> Variant | None:
+        """The best plan for one device; None if none holds the model."""
+        return self.with_job(stages=1, tensor_parallel=1, data_parallel=1, microbatches=None).solved
 
     @property
     def best(self) -> Variant | None:
@@ -52,15 +96,16 @@ class Problem:
 
     @cached_property
     def lean(self) -> Problem:
-        """With fewer micro-batch counts: the plan's, and one; of a plan for one device all."""
-        if len(self.plan.stages) == 1:
+        """With fewer micro-batch counts: the plan's, and one; of a plan for one device, and of text, all."""
+        if len(self.plan.stages) == 1 or self.generates:
             return self
         few = (each for each in self.candidates if each is self.chosen or each.num_microbatches == 1)
         return replace(self, candidates=tuple(few))
 
     def with_job(self, **words: object) -> Problem:
         """The problem of a job with other words."""
-        return replace(self, job=replace(self.job, **words))  # type: ignore[arg-type]
+        others = tuple(replace(each, job=replace(each.job, **words)) for each in self.others)  # type: ignore[arg-type]
+        return replace(self, job=replace(self.job, **words), others=others)  # type: ignore[arg-type]
 
     def with_batch(self, num_microbatches: int) -> Problem:
         """So many micro-batches of the plan's size, whatever the batch then is."""
@@ -79,11 +124,15 @@ class Problem:
         def row(each: KindProfile) -> KindProfile:
             return _slower(each, 1 / factor) if kind in (None, each.kind) else each
 
-        candidates = tuple(
-            replace(each, profile=replace(each.profile, kinds=tuple(map(row, each.profile.kinds))))
-            for each in self.candidates
-        )
-        return replace(self, candidates=candidates)
+        def faster(candidates: tuple[Candidate, ...]) -> tuple[Candidate, ...]:
+            return tuple(
+                replace(each, profile=replace(each.profile, kinds=tuple(map(row, each.profile.kinds))))
+                for each in candidates
+            )
+
+        return replace(self, candidates=faster(self.candidates), others=tuple(
+            replace(each, candidates=faster(each.candidates)) for each in self.others
+        ))  # fmt: skip
 
     def with_links(self, factor: float, link: Link | None = None) -> Problem:
         """A link rule (None: all) with so many times the bandwidth."""
@@ -118,12 +167,17 @@ def _slower(row: KindProfile, factor: float) -> KindProfile:
     )  # fmt: skip
 
 
+def _waits(variant: Variant, generates: bool) -> bool:
+    """Whether stages wait for the last token of a group, as the planner does not let them."""
+    return generates and 1 < variant.num_microbatches < len(variant.devices)
+
+
 def is_other(problem: Problem) -> bool:
     """Whether another plan than the problem's own is better in it, or its own does not fit."""
     best, kept = problem.best, problem.kept
     if best is None or kept is None:
         return best is not kept or kept is None
-    moved = (best.devices, best.boundaries) != (kept.devices, kept.boundaries)
+    moved = (best.devices, best.boundaries, best.ways) != (kept.devices, kept.boundaries, kept.ways)
     return moved and best.step_seconds < kept.step_seconds * (1 - SAME)
 
 

@@ -8,7 +8,8 @@ Flags come before this file, and this file before autopart's own defaults.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,20 +37,27 @@ def read_config(path: Path, options: Mapping[str, Mapping[str, str]]) -> dict[st
     found: dict[str, dict[str, Any]] = {}
     for command, values in sections.items():
         if command not in options:
-            raise UsageError(f"{path}: there is no command {command!r}; give one of {', '.join(sorted(options))}")
+            raise UsageError(f"{path}: there is no command {command!r}; it may be one of {', '.join(sorted(options))}")
         names = options[command]
         for name, value in values.items():
             if name not in names:
-                known = ", ".join(sorted(names)) or "none at all"
-                raise UsageError(f"{path}: `autopart {command}` has no option {name!r}; it has {known}")
+                raise UsageError(f"{path}: `autopart {command}` has no option {name!r}; {_meant(name, names, command)}")
             found.setdefault(command, {})[names[name]] = _plain(path, name, value)
     for name, value in shared.items():
         takers = [command for command, names in options.items() if name in names]
         if not takers:
-            raise UsageError(f"{path}: no command has an option {name!r}; see `autopart plan --help`")
+            every = {option for names in options.values() for option in names}
+            raise UsageError(f"{path}: no command has an option {name!r}; {_meant(name, every, 'plan')}")
         for command in takers:  # what is said of one command comes before what is said of all
             found.setdefault(command, {}).setdefault(options[command][name], _plain(path, name, value))
     return found
+
+
+def _meant(name: str, known: Iterable[str], command: str) -> str:
+    """What the writer of a wrong option may have meant."""
+    near = difflib.get_close_matches(str(name), sorted(known), n=3)
+    where = f"`autopart {command} --help` lists them"
+    return f"did you mean {' or '.join(near)}? {where}" if near else where
 
 
 def _mapping(path: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import typer
 
 from autopart.cli.console import note, print_result
 from autopart.cli.options import OptionalModelText, PlanFile
+from autopart.cli.outputs import writable
 from autopart.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def export(
         "accelerate", "torch", "python", "vllm", "llamacpp", "megatron", "deepspeed", "dot", "csv",
     ], typer.Option("--to", help="whose words; python needs MODEL, accelerate can use it")],
     model: OptionalModelText = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="write there instead")] = None,
+    output: Annotated[Path | None, typer.Option(
+        "--output", "-o", metavar="FILE", callback=writable, help="write there instead"
+    )] = None,
 ) -> None:
     """Print a plan in the words of another engine.
 

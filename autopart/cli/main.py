@@ -5,6 +5,7 @@ Nothing here imports torch; the commands do when they run, so that ``autopart --
 
 from __future__ import annotations
 
+import codecs
 import importlib.metadata
 import io
 import os
@@ -37,6 +38,9 @@ from autopart.cli.console import Loudness, complain, loudness, note
 from autopart.errors import AutopartError
 
 __all__ = ["app", "main"]
+
+PLAIN = {"…": "...", "→": "->", "·": "|"}
+"""what a terminal gets that has not the sign; of others it gets the number"""
 
 EXIT_UNEXPECTED = 1
 EXIT_USAGE = 2
@@ -98,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [word for word in words if word not in ("--traceback", "--quiet", "--verbose")]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without … and → gets their numbers
+            stream.reconfigure(errors="autopart")
     with warnings.catch_warnings(), loudness(level):
         warnings.showwarning = _show_warning
         try:
@@ -116,6 +120,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not words:
         return EXIT_USAGE
     return code if isinstance(code, int) else 0
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Stands in for what an encoding lacks: the error handler "autopart"."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    word = PLAIN.get(error.object[error.start])
+    return (word, error.start + 1) if word else codecs.backslashreplace_errors(error)
+
+
+codecs.register_error("autopart", _plainly)
 
 
 def _options_of(group: Any) -> dict[str, dict[str, str]]:

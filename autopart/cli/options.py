@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from autopart.cli.outputs import writable
 from autopart.errors import UsageError
 
 __all__ = [
@@ -95,4 +96,6 @@ Dtype = Annotated[str | None, typer.Option(
 )]
 Refresh = Annotated[bool, typer.Option("--refresh", help="measure again what is in the cache")]
 JsonOut = Annotated[bool, typer.Option("--json", help="print one JSON document and nothing else")]
-Output = Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE", help="write the result as JSON")]
+Output = Annotated[Path | None, typer.Option(
+    "--output", "-o", metavar="FILE", callback=writable, help="write the result as JSON"
+)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from autopart.cli.console import note
+from autopart.cli.outputs import writable
 from autopart.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Plot", "check_picture", "write_picture"]
 
-Plot = Annotated[Path | None, typer.Option("--plot", metavar="FILE", help="draw a picture: FILE.svg or FILE.png")]
+Plot = Annotated[Path | None, typer.Option(
+    "--plot", metavar="FILE", callback=writable, help="draw a picture: FILE.svg or FILE.png"
+)]
 
 
 def check_picture(path: Path | None) -> None:

@@ -72,8 +72,9 @@ def _run_stage(spec: RankSpec, plan: Plan, rank: int) -> RankResult:
             training=training, meter=meter, barrier=dist.barrier, done=_counter(spec, rank),
             turn=_turn(spec, rank), pacer=pacer, traffic=pipeline.traffic,
         )
-    kept = () if pace is None else (pace.note,)
-    result = dataclasses.replace(result, compress=spec.compress, notes=(*result.notes, *kept))
+    result = dataclasses.replace(
+        result, compress=spec.compress, num_paced=pace.num_parts if pace else 0, num_late=pace.num_late if pace else 0
+    )
     if spec.layers:
         dist.barrier()  # all ranks compute at once, as in the steps
         result = running.with_layer_seconds(

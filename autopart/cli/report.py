@@ -10,6 +10,7 @@ import typer
 
 from autopart.cli.console import note
 from autopart.cli.options import PlanFile
+from autopart.cli.outputs import writable
 from autopart.errors import UsageError
 
 if TYPE_CHECKING:
@@ -22,13 +23,14 @@ __all__ = ["report"]
 def report(
     plan_file: PlanFile,
     output: Annotated[Path | None, typer.Option(
-        "--output", "-o", metavar="FILE", help="write the HTML report there: one file, opens offline"
+        "--output", "-o", metavar="FILE", callback=writable, help="write the HTML report there: one file, opens offline"
     )] = None,
     measured: Annotated[Path | None, typer.Option(
         "--measured", metavar="FILE", help="a measurement, as `autopart run -o` writes it, to show beside"
     )] = None,
     trace: Annotated[Path | None, typer.Option(
-        "--trace", metavar="FILE", help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON"
+        "--trace", metavar="FILE", callback=writable,
+        help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON",
     )] = None,
 ) -> None:
     """Write a plan as an HTML report, and its timeline as a Chrome trace.

@@ -21,6 +21,10 @@ Data = Annotated[str, typer.Option(
     "with commas between, one .npz or one .pt"
 )]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="updates of the weights, in all")]
+OptimizerName = Annotated[Literal["adamw", "adam", "momentum", "sgd"] | None, typer.Option(
+    "--optimizer", help="default: the plan's"
+)]
+WeightDecay = Annotated[float | None, typer.Option("--weight-decay", help="default: the optimizer's own")]
 Rate = Annotated[float | None, typer.Option("--lr", help="learning rate; default: the optimizer's own")]
 Clip = Annotated[float | None, typer.Option("--clip", help="the most that the norm of all gradients may be")]
 Precision = Annotated[Literal["full", "bf16", "fp16"], typer.Option(
@@ -29,11 +33,25 @@ Precision = Annotated[Literal["full", "bf16", "fp16"], typer.Option(
 RateSchedule = Annotated[Literal["constant", "linear", "cosine"], typer.Option(
     "--lr-schedule", help="how the rate falls after the warm-up"
 )]
+WarmUp = Annotated[int, typer.Option("--lr-warmup", min=0, help="steps in which the rate grows from 0")]
+Floor = Annotated[float, typer.Option("--lr-floor", help="what the rate falls to, as a share of it")]
+CompressGradients = Annotated[Literal["none", "fp16", "bf16"], typer.Option(
+    "--compress-gradients", help="what the gradients of data-parallel replicas travel as"
+)]
+Shuffle = Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="a new order in every epoch")]
+Seed = Annotated[int, typer.Option("--seed", help="of weights, order and dropout")]
 Accumulate = Annotated[int, typer.Option("--accumulate", min=1, help="batches of the plan per step")]
 Checkpoints = Annotated[Path | None, typer.Option("--checkpoints", metavar="DIR", help="where checkpoints go")]
+CheckpointEvery = Annotated[int, typer.Option("--checkpoint-every", min=1, help="steps")]
+Keep = Annotated[int, typer.Option("--keep", min=1, help="checkpoints that are kept, the latest")]
+Resume = Annotated[bool, typer.Option("--resume", help="go on from the latest checkpoint, if there is one")]
+Metrics = Annotated[Path | None, typer.Option(
+    "--metrics", metavar="FILE", help="one JSON object per step; default: metrics.jsonl beside the checkpoints"
+)]
 Elastic = Annotated[bool, typer.Option(
     "--elastic/--no-elastic", help="after a failure plan for what is left, and go on from the latest checkpoint"
 )]
+MostRecoveries = Annotated[int, typer.Option("--most-recoveries", min=0, help="elastic: then stop")]
 Returns = Annotated[int, typer.Option(
     "--returns", min=0, help="elastic: how often a device whose process died is tried again before it is left out"
 )]
@@ -47,33 +65,27 @@ def train(
     model: ModelText,
     data: Data,
     steps: Steps,
-    optimizer: Annotated[Literal["adamw", "adam", "momentum", "sgd"] | None, typer.Option(
-        "--optimizer", help="default: the plan's"
-    )] = None,
+    optimizer: OptimizerName = None,
     lr: Rate = None,
-    weight_decay: Annotated[float | None, typer.Option("--weight-decay", help="default: the optimizer's own")] = None,
+    weight_decay: WeightDecay = None,
     lr_schedule: RateSchedule = "constant",
-    lr_warmup: Annotated[int, typer.Option("--lr-warmup", min=0, help="steps in which the rate grows from 0")] = 0,
-    lr_floor: Annotated[float, typer.Option("--lr-floor", help="what the rate falls to, as a share of it")] = 0.0,
+    lr_warmup: WarmUp = 0,
+    lr_floor: Floor = 0.0,
     clip: Clip = None,
     precision: Precision = "full",
     accumulate: Accumulate = 1,
-    compress_gradients: Annotated[Literal["none", "fp16", "bf16"], typer.Option(
-        "--compress-gradients", help="what the gradients of data-parallel replicas travel as"
-    )] = "none",
+    compress_gradients: CompressGradients = "none",
     prefetch: Prefetch = "auto",
-    shuffle: Annotated[bool, typer.Option("--shuffle/--no-shuffle", help="a new order in every epoch")] = True,
-    seed: Annotated[int, typer.Option("--seed", help="of weights, order and dropout")] = 0,
+    shuffle: Shuffle = True,
+    seed: Seed = 0,
     checkpoints: Checkpoints = None,
-    checkpoint_every: Annotated[int, typer.Option("--checkpoint-every", min=1, help="steps")] = 100,
-    keep: Annotated[int, typer.Option("--keep", min=1, help="checkpoints that are kept, the latest")] = 2,
-    resume: Annotated[bool, typer.Option("--resume", help="go on from the latest checkpoint, if there is one")] = False,
-    metrics: Annotated[Path | None, typer.Option(
-        "--metrics", metavar="FILE", help="one JSON object per step; default: metrics.jsonl beside the checkpoints"
-    )] = None,
+    checkpoint_every: CheckpointEvery = 100,
+    keep: Keep = 2,
+    resume: Resume = False,
+    metrics: Metrics = None,
     elastic: Elastic = False,
     returns: Returns = 0,
-    most_recoveries: Annotated[int, typer.Option("--most-recoveries", min=0, help="elastic: then stop")] = 10,
+    most_recoveries: MostRecoveries = 10,
     hang_timeout: HangTimeout = "30s",
     json_out: JsonOut = False,
     output: Output = None,

@@ -54,6 +54,10 @@ class Phases:
         self._law, self._decoder, self._requests, self._shapes = law, decoder, requests, shapes
         self._name = name
 
+    def of(self, requests: Requests) -> Phases:
+        """The same decoder's for other requests."""
+        return Phases(self._law, self._decoder, requests, self._shapes, self._name)
+
     def decode(self, num_requests: int) -> Graph:
         """One token of each of so many requests, on average over their answers."""
         requests = self._requests

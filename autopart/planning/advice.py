@@ -107,12 +107,11 @@ def verdict_of(
     layout = option.layout
     use = f"Use {_names(layout.used)}"
     if layout.num_stages == 1:
-        alone = "one device is enough" if job.objective == "devices" else "splitting does not pay"
-        use += f" alone: {alone}" if len(cluster.devices) > 1 else ", the only device there is"
+        use += _as_one_stage(option, cluster, job)
     else:
         use += f" with {layout.num_microbatches} micro-batch{'es' if layout.num_microbatches > 1 else ''}"
     parts = [f"{use}, {format_seconds(option.step_seconds)} a step{_amount(option, cluster, job)}"]
-    if layout.num_stages > 1:
+    if len(layout.used) > 1:
         parts.append(_against_single(by_name["single-device"], single_name))
     if job.method != "even" and len(cluster.devices) > 1:
         parts.append(_against("an even split", by_name["even"]))
@@ -120,6 +119,19 @@ def verdict_of(
     if excluded:
         text += f"; leave out {_names(tuple(e.device for e in excluded))}: {excluded[0].reason}"
     return text + "."
+
+
+def _as_one_stage(option: Option, cluster: Cluster, job: Job) -> str:
+    """How the devices of the only stage are used; that splitting does not pay is said only where it was tried."""
+    if len(option.layout.used) > 1:
+        way = option.layout.way(0)
+        copies, shared = f"{way.data} replicas", f"{way.tensor} devices that share its layers"
+        return " as one stage of " + " of ".join([copies] * (way.data > 1) + [shared] * (way.tensor > 1))
+    if len(cluster.devices) == 1:
+        return ", the only device there is"
+    if job.stages == 1 or job.method != "optimal":
+        return f" alone, as {'--stages 1' if job.stages == 1 else job.method} has it"
+    return f" alone: {'one device is enough' if job.objective == 'devices' else 'splitting does not pay'}"
 
 
 def _amount(option: Option, cluster: Cluster, job: Job) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -13,13 +13,13 @@ from autopart.planning.groups import Group, group_devices, link_classes, links_w
 from autopart.planning.instance import Arcs, Instance
 from autopart.planning.memory import MemoryTerms, Rules, StageFacts, memory_terms
 from autopart.planning.nodes import Home, homes
-from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, shared_facts, ways
+from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, way_tables, ways
+from autopart.planning.periods import with_periods
 from autopart.planning.tables import (
     MAX_BOUNDARIES,
     Crossing,
     choose_boundaries,
     crossing_at,
-    facts_table,
     running_seconds,
 )
 from autopart.planning.wishes import apart_devices, forbidden_layers, wished_cuts
@@ -47,7 +47,8 @@ class _Making:
     links: Links
     classes: tuple[int, ...]
     boundaries: tuple[int, ...]
-    facts: StageFacts
+    facts: tuple[StageFacts, ...]
+    """by every way"""
     rules: Rules
     ways: tuple[Way, ...]
     below_seconds: float
@@ -91,7 +92,7 @@ def build_instance(
     boundaries = choose_boundaries(graph, fastest, limit)
     making = _Making(
         candidate=candidate, job=job, groups=groups, homes=stand, links=links, classes=link_classes(groups, links),
-        boundaries=boundaries, facts=facts_table(graph, boundaries),
+        boundaries=boundaries, facts=way_tables(graph, boundaries, offered),
         rules=Rules.of(job, schedule, candidate.num_microbatches, cluster), ways=offered, below_seconds=below_seconds,
         crossing=crossing_at(
             candidate.graph, boundaries, gradients=job.mode == "train", codecs=codecs_of(job, cluster)
@@ -100,7 +101,7 @@ def build_instance(
     )
     forbidden = forbidden_layers(graph, groups, job)
     parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
-    return Instance(
+    made = Instance(
         num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
         merged=len(boundaries) < len(set(graph.legal_cuts)) + 2, num_stages=job.stages,
         groups=groups, link_classes=making.classes, ways=offered, arcs=_sorted(parts),
@@ -111,6 +112,10 @@ def build_instance(
         prices=tuple(group.rent_usd_per_hour for group in groups) if job.max_usd_per_hour else (),
         scattered=tuple(number for number in range(len(groups)) if making.is_scattered(number)),
     )
+    if schedule != "1f1b" or not made.repeats:
+        return made
+    charged = with_periods(made, making.crossing, links, stand)
+    return replace(charged, arcs=charged.arcs.keep(charged.arcs.seconds < below_seconds))
 
 
 def _alone(candidate: Candidate, group: Group, job: Job) -> Floats:
@@ -158,7 +163,7 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     compute = [running_seconds(each, making.boundaries) for each in sums]
     most = [
         _most_in_flight(
-            memory_terms(shared_facts(making.facts, making.ways[index]), making.rules),
+            memory_terms(making.facts[index], making.rules),
             making.rules, group.device.memory_bytes, num_devices,
         )
         for index in offered
@@ -167,7 +172,7 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     kept = _undominated(compute, [np.where(banned, 0, each) for each in most], [making.ways[i].width for i in offered])
     parts = []
     for index, each, seconds, mask in zip(offered, times, compute, kept, strict=True):
-        once = _once_seconds(making, number, each, making.ways[index])
+        once = _once_seconds(making, number, each, index)
         parts += _way_arcs(making, number, index, seconds, most[offered.index(index)], mask, once)
     return parts
 
@@ -215,7 +220,7 @@ def _way_arcs(
     return parts
 
 
-def _once_seconds(making: _Making, number: int, times: Times, way: Way) -> Floats:
+def _once_seconds(making: _Making, number: int, times: Times, index: int) -> Floats:
     """Of every first stage, by its last boundary: optimizer, and exchanges of gradients, of tied weights and replicas.
 
     The other user's device of a tied weight is not known to the arc, so the cheapest link is charged: a lower bound.
@@ -223,9 +228,10 @@ def _once_seconds(making: _Making, number: int, times: Times, way: Way) -> Float
     if not making.rules.training:
         return np.zeros(len(making.boundaries))
     once = np.concatenate(([0.0], np.cumsum(times.optimizer)))[list(making.boundaries)]
+    way, link = making.ways[index], making.links[number][number]
     if way.data > 1:
-        link = making.links[number][number]
-        once = once + np.asarray([gradient_seconds(link, way, size) for size in making.facts.trainable[0].tolist()])
+        sizes = making.facts[index].trainable[0].tolist()
+        once = once + np.asarray([gradient_seconds(link, way, size) for size in sizes])
     reachable = [link for row in making.links for link in row if link is not None]
     for num_bytes, parted in making.parted if reachable else ():
         once = once + parted * min(link.seconds(2 * num_bytes) for link in reachable)

@@ -14,7 +14,7 @@ from autopart.planning.greedy import greedy_layouts
 from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, memory_terms, num_in_flight
 from autopart.planning.options import Option, evaluate, layout_of, rank, schedules
-from autopart.planning.tables import facts_table
+from autopart.planning.parallel import usual_way, usual_ways, way_tables
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, Method, ScheduleName
@@ -47,7 +47,7 @@ def _memory_fill(candidate: Candidate, cluster: Cluster, job: Job, schedule: Sch
     """Each device filled up to its memory before the next one is used (accelerate's sequential device map)."""
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     ends = (0, *sorted(set(candidate.graph.legal_cuts)), len(candidate.graph.layers))
-    terms = memory_terms(facts_table(candidate.graph, ends), rules)
+    terms = memory_terms(way_tables(candidate.graph, ends, (usual_way(job),))[0], rules)
     devices = cluster.devices[: job.stages]
     begin, boundaries = 0, [0]
     for index, device in enumerate(devices):
@@ -199,6 +199,7 @@ def _layouts(
     return [Layout(
         num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
         devices=tuple(device.name for device in cluster.devices[: len(boundaries) - 1]),
+        ways=usual_ways(job, len(boundaries) - 1),
     )]
 
 
@@ -211,7 +212,7 @@ def best_single_device(candidates: tuple[Candidate, ...], cluster: Cluster, job:
             candidate, cluster, job,
             Layout(
                 num_microbatches=candidate.num_microbatches, schedule=schedules(job)[0],
-                boundaries=(0, len(candidate.graph.layers)), devices=(device.name,),
+                boundaries=(0, len(candidate.graph.layers)), devices=(device.name,), ways=usual_ways(job, 1),
             ),
         )
         for candidate in candidates

@@ -3,7 +3,7 @@
 Under a threshold, let m[v, h] be the first boundary from which devices v can run the model to its end, after a stage of
 link class h.  Where a suffix of the model can be run, every shorter one is taken to be as well, so
 
-    m[v, h] = min over groups g and widths r of  back[g, r, h](m[v - r e_g, class of g])
+    m[v, h] = min over groups g and widths r of  back[g, r, h](m[v - r e_g, class after])
 
 with back[g, r, h](j) the first boundary i of which a stage (i, j') with j' >= j is below the threshold: a table per
 threshold.  Where no v has m[v, source] = 0 no plan's largest stage time is below it: a proof.  Where one has, a path is
@@ -57,9 +57,9 @@ class States:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moves:
-    """Arcs by (group, width): what the tables of a threshold are made from."""
+    """Arcs by (group, width, class after): what the tables of a threshold are made from."""
 
-    keys: tuple[tuple[int, int], ...]
+    keys: tuple[tuple[int, int, int], ...]
     arcs: tuple[Ints, ...]
     cells: tuple[Ints, ...]
     """of every arc its flat index in back[class before, depth, last]"""
@@ -84,20 +84,20 @@ def states_of(instance: Instance, depths: int) -> States:
 
 
 def moves_of(instance: Instance) -> Moves:
-    """The arcs of an instance by group and width."""
+    """The arcs of an instance by group, width and class after."""
     arcs = instance.arcs
     most = min(instance.num_microbatches, instance.num_devices, instance.end)
     depths = most if (arcs.most_in_flight < most).any() else 1
     shape = (instance.num_classes + 1, depths, instance.end + 1)
     deepest = np.clip(arcs.most_in_flight, 1, depths) - 1
     cells = (arcs.before * depths + deepest) * shape[2] + arcs.last
-    keys = sorted(set(zip(arcs.group.tolist(), arcs.width.tolist(), strict=True)))
-    chosen = tuple(np.flatnonzero((arcs.group == g) & (arcs.width == r)) for g, r in keys)
+    keys = sorted(set(zip(arcs.group.tolist(), arcs.width.tolist(), arcs.after.tolist(), strict=True)))
+    chosen = tuple(np.flatnonzero((arcs.group == g) & (arcs.width == r) & (arcs.after == c)) for g, r, c in keys)
     return Moves(keys=tuple(keys), arcs=chosen, cells=tuple(cells[each] for each in chosen), shape=shape)
 
 
 def _tables(instance: Instance, moves: Moves, threshold: float) -> list[Ints]:
-    """back[h, depth, j] of every (group, width); one past the end where there is no stage."""
+    """back[h, depth, j] of every key; one past the end where there is no stage."""
     tables = []
     for each, cells in zip(moves.arcs, moves.cells, strict=True):
         table = np.full(math.prod(moves.shape), instance.end + 1, dtype=np.int64)
@@ -117,10 +117,10 @@ def _first_boundaries(instance: Instance, states: States, moves: Moves, threshol
     found[0] = instance.end
     for level in states.levels[1:]:
         best = np.full((len(level), moves.shape[0]), nowhere, dtype=np.int64)
-        for (group, width), table in zip(moves.keys, tables, strict=True):
+        for (group, width, link_class), table in zip(moves.keys, tables, strict=True):
             some = np.flatnonzero(states.coordinates[group, level] >= width)
             chosen = level[some]
-            after = found[chosen - width * states.strides[group], instance.link_classes[group]]
+            after = found[chosen - width * states.strides[group], link_class]
             reached = np.where(
                 after[:, None] <= instance.end,
                 table[classes[None, :], states.depth[chosen][:, None], np.minimum(after, instance.end)[:, None]],
@@ -141,10 +141,10 @@ def _walk(instance: Instance, states: States, moves: Moves, threshold: float, fo
     boundary, before = 0, instance.num_classes
     while boundary < instance.end:
         choices = []
-        for (group, width), each in zip(moves.keys, moves.arcs, strict=True):
+        for (group, width, link_class), each in zip(moves.keys, moves.arcs, strict=True):
             if states.coordinates[group, state] < width:
                 continue
-            after = found[state - width * states.strides[group], instance.link_classes[group]]
+            after = found[state - width * states.strides[group], link_class]
             good = each[
                 (arcs.first[each] == boundary) & (arcs.before[each] == before) & (arcs.last[each] >= after)
                 & (arcs.seconds[each] < threshold) & (arcs.most_in_flight[each] > states.depth[state])

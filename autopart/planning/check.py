@@ -11,10 +11,10 @@ from itertools import combinations, pairwise
 
 from autopart.planning.codecs import codecs_of
 from autopart.planning.kvcache import ELEMENT_BYTES
-from autopart.planning.memory import stage_facts, stage_memory
+from autopart.planning.memory import stage_memory
 from autopart.planning.onedevice import in_flight_of, together
 from autopart.planning.options import LOOPED
-from autopart.planning.parallel import Way, gradient_seconds, layer_times, shared_facts
+from autopart.planning.parallel import Way, gradient_seconds, layer_times, way_facts
 from autopart.planning.rules import Rules
 from autopart.planning.simulate import simulate, warmup
 from autopart.schema.codec import CodecName, is_compressible, wire_bytes
@@ -133,7 +133,7 @@ def _check_times(plan: Plan, candidate: Candidate, stage: Stage, first: int, las
     _same(f"{where} backward", stage.backward_seconds, math.fsum(times.backward[first:last]))
     update = math.fsum(times.optimizer[first:last])
     if training:
-        update += gradient_seconds(inside, way, stage_facts(candidate.graph, first, last).trainable)
+        update += gradient_seconds(inside, way, way_facts(candidate.graph, first, last, way).trainable)
     partners, exchange = _exchange(plan, candidate.graph, stage.index) if training else ((), 0.0)
     _same(f"{where} optimizer", stage.optimizer_seconds, update + exchange)
     _require(stage.exchanges_with == partners, f"{where}: exchanges with {partners}, not {stage.exchanges_with}")
@@ -170,7 +170,7 @@ def _check_memory(plan: Plan, candidate: Candidate, boundaries: list[int]) -> No
     rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches, plan.cluster)
     devices, kept = tuple(stage.devices[0] for stage in plan.stages), in_flight_of(rules, plan.ranks)
     alone = tuple(
-        stage_memory(shared_facts(stage_facts(candidate.graph, first, last), _way(stage)), rules, in_flight)
+        stage_memory(way_facts(candidate.graph, first, last, _way(stage)), rules, in_flight)
         for stage, first, last, in_flight in zip(plan.stages, boundaries, boundaries[1:], kept, strict=False)
     )
     needed = dict.fromkeys(devices, 0)
@@ -285,7 +285,10 @@ def _check_limits(plan: Plan) -> None:
 def _check_proof(plan: Plan) -> None:
     times, proof = _stage_seconds(plan), plan.proof
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
-    objective = sum(times) + repeats * max(times) + plan.stages[0].optimizer_seconds
+    periods = list(times)  # under 1F1B the two ends of a boundary wait for each other
+    for transfer in plan.transfers if plan.schedule.name == "1f1b" else ():
+        periods[transfer.from_stage] += transfer.seconds + transfer.backward_seconds
+    objective = sum(times) + repeats * max(periods) + plan.stages[0].optimizer_seconds
     if plan.schedule.name in LOOPED:  # several stages per device, or a backward in two: the formula is not theirs
         objective = plan.prediction.step_seconds
     _same("objective", proof.objective_seconds, objective)

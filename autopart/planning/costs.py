@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from autopart.planning.codecs import Codec, codecs_of, sent
 from autopart.planning.groups import link_between
-from autopart.planning.memory import Rules, stage_facts, stage_memory
+from autopart.planning.memory import Rules, stage_memory
 from autopart.planning.onedevice import in_flight_of, together
-from autopart.planning.parallel import ALONE, Way, gradient_seconds, layer_times, shared_facts
+from autopart.planning.parallel import ALONE, Way, gradient_seconds, layer_times, way_facts
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, ScheduleName
@@ -90,13 +90,18 @@ class StageCost:
         return self.forward_seconds + self.backward_seconds + self.receive_seconds + self.return_seconds
 
 
-def objective_seconds(costs: tuple[StageCost, ...], num_microbatches: int, *, latency: bool = False) -> float:
-    """Sum of stage times + (M - 1) times the largest + the first stage's optimizer; for latency without the middle.
+def objective_seconds(
+    costs: tuple[StageCost, ...], num_microbatches: int, schedule: ScheduleName, *, latency: bool = False
+) -> float:
+    """Sum of stage times + (M - 1) times the largest period + the first stage's optimizer; for latency without that.
 
-    The first stage is the last to finish its backwards; the other stages' optimizers are over by then.
+    A stage's period is its time; under 1F1B the boundary behind it occupies it as well (see ``periods``).  The first
+    stage is the last to finish its backwards; the other stages' optimizers are over by then.
     """
     times = [cost.stage_seconds for cost in costs]
-    repeated = 0.0 if latency else (num_microbatches - 1) * max(times)
+    behind = [cost.receive_seconds + cost.return_seconds for cost in costs[1:]] if schedule == "1f1b" else []
+    periods = [time + wait for time, wait in zip_longest(times, behind, fillvalue=0.0)]
+    repeated = 0.0 if latency else (num_microbatches - 1) * max(periods)
     return sum(times) + repeated + costs[0].optimizer_seconds
 
 
@@ -127,7 +132,7 @@ def _stage_cost(
     receive = back = 0.0
     if index and layout.devices[index - 1] != name:
         receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first, codecs)
-    facts = stage_facts(candidate.graph, first, last)
+    facts = way_facts(candidate.graph, first, last, way)
     once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
     return StageCost(
         forward_seconds=sum(times.forward[first:last]),
@@ -138,7 +143,7 @@ def _stage_cost(
             sum(times.optimizer[first:last]) + once + gradient_seconds(inside, way, facts.trainable)
         ) if rules.training else 0.0,
         exchanges_with=tuple(sorted(sum(pair) - index for pair in exchanges if index in pair)),
-        memory=stage_memory(shared_facts(facts, way), rules, in_flight),
+        memory=stage_memory(facts, rules, in_flight),
         capacity_bytes=device.memory_bytes,
     )
 

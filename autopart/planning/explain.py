@@ -12,13 +12,14 @@ __all__ = ["explain"]
 def explain(plan: Plan) -> Explanation:
     """Each term of time and memory per stage, the bottleneck stage, and what each cut costs; no formatting."""
     times = [_receive_seconds(plan, stage) + stage.forward_seconds + stage.backward_seconds for stage in plan.stages]
-    bottleneck = max(range(len(times)), key=lambda index: times[index])
+    periods = [time + _behind_seconds(plan, stage) for time, stage in zip(times, plan.stages, strict=True)]
+    bottleneck = max(range(len(times)), key=periods.__getitem__)
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
     looped = plan.schedule.name in LOOPED
-    repeated, once = repeats * times[bottleneck], plan.stages[0].optimizer_seconds
+    repeated, once = repeats * periods[bottleneck], plan.stages[0].optimizer_seconds
     return Explanation(
         num_microbatches=plan.schedule.num_microbatches,
-        stages=tuple(_stage_terms(plan, stage, times[bottleneck]) for stage in plan.stages),
+        stages=tuple(_stage_terms(plan, stage, periods[bottleneck]) for stage in plan.stages),
         cuts=tuple(_cut_terms(plan, index) for index in range(1, len(plan.stages))),
         bottleneck=bottleneck,
         one_microbatch_seconds=sum(times),
@@ -34,9 +35,15 @@ def _receive_seconds(plan: Plan, stage: Stage) -> float:
     return sum(t.seconds + t.backward_seconds for t in plan.transfers if t.to_stage == stage.index)
 
 
+def _behind_seconds(plan: Plan, stage: Stage) -> float:
+    """What 1F1B makes a stage wait for: the boundary behind it, both ways."""
+    behind = (t for t in plan.transfers if t.from_stage == stage.index and plan.schedule.name == "1f1b")
+    return sum(t.seconds + t.backward_seconds for t in behind)
+
+
 def _stage_terms(plan: Plan, stage: Stage, largest_seconds: float) -> StageTerms:
     receive = _receive_seconds(plan, stage)
-    seconds = receive + stage.forward_seconds + stage.backward_seconds
+    seconds, behind = receive + stage.forward_seconds + stage.backward_seconds, _behind_seconds(plan, stage)
     return StageTerms(
         index=stage.index,
         devices=stage.devices,
@@ -48,7 +55,8 @@ def _stage_terms(plan: Plan, stage: Stage, largest_seconds: float) -> StageTerms
         receive_seconds=receive,
         stage_seconds=seconds,
         optimizer_seconds=stage.optimizer_seconds,
-        slack_seconds=largest_seconds - seconds,
+        behind_seconds=behind,
+        slack_seconds=largest_seconds - (seconds + behind),
         memory=stage.memory,
         capacity_bytes=stage.capacity_bytes,
         free_bytes=stage.capacity_bytes - stage.peak_bytes,

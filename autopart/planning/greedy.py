@@ -12,7 +12,8 @@ from autopart.planning.codecs import codecs_of
 from autopart.planning.costs import Layout
 from autopart.planning.groups import LinkIndex, group_devices
 from autopart.planning.memory import MemoryTerms, Rules, memory_terms, num_in_flight
-from autopart.planning.tables import Crossing, crossing_at, facts_table
+from autopart.planning.parallel import Way, layer_times, usual_way, usual_ways, way_tables
+from autopart.planning.tables import Crossing, crossing_at
 from autopart.planning.wishes import wished_cuts
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job, ScheduleName
@@ -41,29 +42,30 @@ def recut(
     cuts = cuts[:: -(-len(cuts) // MOST_BOUNDARIES)] if cuts else []
     ends = (0, *cuts, len(candidate.graph.layers))
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
-    terms = memory_terms(facts_table(candidate.graph, ends), rules)
+    way = usual_way(job)
+    terms = memory_terms(way_tables(candidate.graph, ends, (way,))[0], rules)
     crossing = crossing_at(candidate.graph, ends, gradients=rules.training, codecs=codecs_of(job, cluster))
     layouts, index = [], LinkIndex(cluster)
     for devices in sequences:
-        filled = _tightest(candidate, index, devices, ends, terms, rules, crossing)
+        filled = _tightest(candidate, index, devices, ends, terms, rules, crossing, way)
         if filled:
             layouts.append(Layout(
                 num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=filled,
                 devices=tuple(device.name for device in devices[: len(filled) - 1]),
+                ways=usual_ways(job, len(filled) - 1),
             ))
     return layouts
 
 
 def _tightest(
     candidate: Candidate, links: LinkIndex, devices: tuple[Device, ...], ends: tuple[int, ...], terms: MemoryTerms,
-    rules: Rules, crossing: Crossing,
+    rules: Rules, crossing: Crossing, way: Way,
 ) -> tuple[int, ...]:
     """Boundaries under the least limit that works, () if none does."""
     elapsed, receives = [], []
     for index, device in enumerate(devices):
-        kind = candidate.profile.kind(device.kind)
-        rows = zip(kind.forward_seconds, kind.backward_seconds, strict=True)
-        sums = [0.0, *accumulate((forward + backward * rules.training) / device.speed for forward, backward in rows)]
+        times = layer_times(candidate, device, None, way, training=rules.training)
+        sums = [0.0, *accumulate(map(sum, zip(times.forward, times.backward, strict=True)))]
         elapsed.append(np.asarray(sums)[list(ends)])
         link = links.between(devices[index - 1], device) if index else None
         none = np.full(len(ends), np.inf if index else 0.0)

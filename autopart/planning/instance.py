@@ -1,7 +1,8 @@
 """A path problem: the arcs, which are stages that fit with what they cost, and what a path over them has to keep.
 
 An arc runs from node (first boundary, link class before) to node (last boundary, link class of its own group); a plan
-is a path from (0, nobody) to (end, any class).  See docs/model.md.
+is a path from (0, nobody) to (end, any class).  Under 1F1B nodes may know the class behind too (``periods``), and what
+is called a class below is then a number of both.  See docs/model.md.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ class Arcs:
     width: Ints
     """devices it takes"""
     seconds: Floats
-    """time of one micro-batch: compute and the incoming boundary"""
+    """how often it comes round: compute and the incoming boundary; under 1F1B the boundary behind it too"""
     weight: Floats
-    """its share of the objective that does not repeat: ``seconds``, for the first stage with the optimizer"""
+    """its share of the objective that does not repeat: compute, incoming boundary, for the first stage the optimizer"""
     most_in_flight: Ints
     """micro-batches in flight that its memory holds; the number of devices if that never binds"""
     room: Ints
@@ -87,6 +88,8 @@ class Instance:
     """what the devices in use may cost together"""
     scattered: tuple[int, ...] = ()
     """groups whose devices stand on several nodes, merged: row C11 is about them"""
+    num_labels: int = 0
+    """numbers of pairs of link classes, where nodes know the class behind as well; else 0"""
 
     @property
     def num_groups(self) -> int:
@@ -95,8 +98,8 @@ class Instance:
 
     @property
     def num_classes(self) -> int:
-        """Number of link classes; as a class it means the source of the pipeline."""
-        return max(self.link_classes) + 1
+        """Number of link classes that nodes tell apart; as a class it means the source of the pipeline."""
+        return self.num_labels or max(self.link_classes) + 1
 
     @property
     def widest(self) -> int:

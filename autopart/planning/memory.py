@@ -21,6 +21,7 @@ check of a finished plan share one formula but not one computation of the facts.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 
 from autopart.planning.kvcache import layer_cache_bytes
 from autopart.planning.memorywalk import passes
+from autopart.planning.rerunning import held_from, rerun
 from autopart.planning.rules import Rules
 from autopart.schema.graph import Graph, Loss, Value, Weight
 from autopart.schema.job import Optimizer
@@ -59,9 +61,10 @@ class StageFacts:
     largest_tied: Bytes
     """of the trainable weights that more than one layer of the model uses"""
     saved: Bytes
-    """for backward, without what came in: its receive buffer is kept anyway"""
+    """for backward, without what came in: its receive buffer is kept anyway; where layers are run again, what is held
+    for that"""
     kept: Bytes
-    """values produced here that cross the end of the stage and that no layer of it saves"""
+    """values produced here that cross the end of the stage and that no layer of it saves or holds"""
     incoming: Bytes
     incoming_gradient: Bytes
     """the differentiable part of ``incoming``"""
@@ -75,10 +78,6 @@ class StageFacts:
     """the most beyond what is saved in the backward that makes the weights' gradients, those included"""
     later_pass: Bytes
     """the same in a later backward, beside the gradients"""
-    replay: Bytes
-    """of the layer that needs most, what it saves and its backward's need: where stages recompute"""
-    inputs: Bytes = 0
-    """what crosses the beginning of every layer, in all: kept instead of ``saved`` where stages recompute"""
     loss_saved: Bytes = 0
     loss_backward: Bytes = 0
     """of the loss, on the last stage"""
@@ -215,8 +214,8 @@ def loss_of(graph: Graph) -> Loss:
     return Loss(saved_bytes=outputs, backward_bytes=2 * outputs)
 
 
-def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
-    """The facts of layers first .. last - 1, by going through them."""
+def stage_facts(graph: Graph, first: int, last: int, *, recompute: bool = False) -> StageFacts:
+    """The facts of layers first .. last - 1, by going through them; ``recompute``: run again in the backward."""
     layers = graph.layers[first:last]
     used = {index for layer in layers for index in layer.weights}
     trainable = {index for index in used if graph.weights[index].trainable and not graph.weights[index].is_buffer}
@@ -226,16 +225,16 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
     entering, leaving = graph.crossing(first), graph.crossing(last)
     is_last, loss = last == len(graph.layers), loss_of(graph)
     each = passes(graph, first, last)
-    return StageFacts(
+    facts = StageFacts(
         weights=sum(graph.weights[index].bytes for index in used),
         trainable=sum(sizes),
         full_trainable=sum(full_bytes(graph.weights[index]) for index in trainable),
         largest_trainable=max(sizes, default=0),
         second_trainable=max(sizes[1:], default=0),
         largest_tied=max((graph.weights[index].bytes for index in tied), default=0),
-        saved=sum(layer.saved_bytes for layer in layers)
-        - sum(value.bytes for value in entering if _is_saved(value, first, last)),
-        kept=sum(value.bytes for value in leaving if value.producer >= first and not _is_saved(value, first, last)),
+        saved=max(0, sum(layer.saved_bytes for layer in layers)
+                  - sum(value.bytes for value in entering if _is_inside(value.saved_by, first, last))),
+        kept=_kept(leaving, [value.saved_by for value in leaving], first, last),
         incoming=sum(value.bytes for value in entering),
         incoming_gradient=sum(value.bytes for value in entering if value.differentiable),
         outgoing=sum(value.bytes for value in leaving),
@@ -245,12 +244,27 @@ def stage_facts(graph: Graph, first: int, last: int) -> StageFacts:
         alive=each.alive,
         first_pass=each.first,
         later_pass=each.later,
-        replay=each.replay,
-        inputs=sum(value.bytes * _num_inside(value, first, last) for value in graph.values),
         loss_saved=loss.saved_bytes if is_last else 0,
         loss_backward=loss.backward_bytes if is_last else 0,
         cache_per_token=sum(layer_cache_bytes(graph, first, last)),
     )
+    return _run_again(facts, graph, first, last) if recompute else facts
+
+
+def _run_again(facts: StageFacts, graph: Graph, first: int, last: int) -> StageFacts:
+    """The facts of a stage whose layers are run again."""
+    again, holders = rerun(graph, first, last), dict(zip(graph.values, held_from(graph), strict=True))
+    leaving = graph.crossing(last)
+    return replace(
+        facts, saved=again.held, first_pass=again.first, later_pass=again.later,
+        kept=_kept(leaving, [holders[value] for value in leaving], first, last),
+    )
+
+
+def _kept(leaving: Sequence[Value], holders: Sequence[int | None], first: int, last: int) -> int:
+    """Bytes of values made here that nobody here holds for backward; ``holders``: the layers that would."""
+    made = ((value, holder) for value, holder in zip(leaving, holders, strict=True) if value.producer >= first)
+    return sum(value.bytes for value, holder in made if not _is_inside(holder, first, last))
 
 
 def full_bytes(weight: Weight) -> int:
@@ -258,14 +272,8 @@ def full_bytes(weight: Weight) -> int:
     return max(weight.bytes, 4 * weight.num_elements)
 
 
-def _is_saved(value: Value, first: int, last: int) -> bool:
-    """Whether a layer among these is charged for keeping it."""
-    return value.saved_by is not None and first <= value.saved_by < last
-
-
-def _num_inside(value: Value, first: int, last: int) -> int:
-    """How many of the layers first .. last - 1 begin while the value is needed."""
-    return max(0, min(last - 1, value.consumers[-1]) - max(first, value.producer + 1) + 1)
+def _is_inside(layer: int | None, first: int, last: int) -> bool:
+    return layer is not None and first <= layer < last
 
 
 def stage_memory(facts: StageFacts, rules: Rules, in_flight: int) -> Memory:

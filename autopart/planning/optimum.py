@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from autopart.planning.arcs import build_instance
 from autopart.planning.bottleneck import least_threshold
 from autopart.planning.bounds import Certificate, prove
@@ -93,15 +95,23 @@ def _on_nodes(
 def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Instance]:
     """The path problems that together hold every plan of a candidate.
 
-    Under 1F1B a path needs the least memory, so one problem serves all schedules, unless there are fewer micro-batches
-    than devices: 1F1B cannot have so many stages, GPipe can.
+    Under 1F1B a path needs the least memory, under GPipe it takes the least time, so where all stages that fit under
+    1F1B fit under GPipe too, that is the only problem; for latency 1F1B's is, unless there are fewer micro-batches than
+    devices: 1F1B cannot have so many stages, GPipe can.
     """
     allowed = schedules(job)
-    if candidate.num_microbatches >= len(cluster.devices):
+    if job.objective == "latency" and candidate.num_microbatches >= len(cluster.devices):
         allowed = allowed[:1]
     apart = apart_devices(job, cluster)
     planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
-    return [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
+    made = [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
+    return made[-1:] if len({_num_stages(each) for each in made}) == 1 else made
+
+
+def _num_stages(instance: Instance) -> int:
+    """How many stages fit, whatever comes before or behind."""
+    arcs = instance.arcs
+    return len(np.unique(np.stack([arcs.first, arcs.last, arcs.group, arcs.way]), axis=1)[0])
 
 
 WIDE_TOLERANCE = 5e-3

@@ -75,7 +75,9 @@ def evaluate(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -
         layout=layout,
         costs=costs,
         training=job.mode == "train",
-        objective_seconds=objective_seconds(costs, layout.num_microbatches, latency=job.objective == "latency"),
+        objective_seconds=objective_seconds(
+            costs, layout.num_microbatches, layout.schedule, latency=job.objective == "latency"
+        ),
         misfit=misfit(costs, layout),
     )
     # the formula is of one stage per device and a backward in one piece

@@ -1,35 +1,37 @@
 """Several devices as one stage: tensor and data parallel groups of one kind, and recomputing in the backward.
 
-A stage of width ``tensor * data`` cuts its micro-batch into ``data`` parts of whole samples, and every layer that has
-weights over ``tensor`` devices (Shoeybi et al. 2019, section 3).  What that costs:
+A stage of width ``tensor * data`` cuts its micro-batch into ``data`` parts of whole samples, and of every layer those
+weights that can be divided over ``tensor`` devices (Shoeybi et al. 2019, section 3).  What that costs:
 
 * collectives: an all-reduce of n bytes over p devices takes ``2 (p - 1) (latency + n / (p bandwidth))`` in a ring
   (Patarasuk and Yuan 2009).  A layer pays one of its output per pair of matrix products (at least one), in forward and
   again in backward; the replicas exchange the weights' gradients once per step.
-* memory: weights, gradients and optimizer over ``tensor``; saved activations by (10 + 24 / tensor) / 34 (Korthikanti et
-  al. 2022, equation 2, without the scores), and everything of a micro-batch over ``data``.
-* recompute keeps the inputs of layers only, and runs each layer's forward again before its backward.
+* memory: weights and what is saved as in ``shares``, and everything of a micro-batch over ``data``.
+* recompute keeps the inputs of layers only, and runs each layer's forward again before its backward (``rerunning``).
 
 Boundaries are charged as one message over one link, whatever the widths at its ends: never less than it takes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from autopart.planning.memory import StageFacts
+from autopart.planning.memory import StageFacts, stage_facts
+from autopart.planning.shares import divided_part, shared_graph
+from autopart.planning.tables import facts_table
 from autopart.schema.device import Device, Link
 from autopart.schema.graph import Graph, Layer
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 
-__all__ = ["ALONE", "Times", "Way", "all_reduce_seconds", "gradient_seconds", "layer_times", "shared_facts", "ways"]
-
-REPLICATED, SHARDED = 10, 24
-"""of the 34 bytes per token and hidden unit that a transformer layer saves, those on every device and those shared"""
+__all__ = [
+    "ALONE", "Times", "Way", "all_reduce_seconds", "gradient_seconds", "layer_times", "usual_way", "usual_ways",
+    "way_facts", "way_tables", "ways",
+]  # fmt: skip
 
 MATRIX_FAMILIES = ("gemm", "convolution")
 
@@ -70,6 +72,16 @@ def ways(job: Job, batch_size: int, num_devices: int) -> tuple[Way, ...]:
     )
 
 
+def usual_way(job: Job) -> Way:
+    """How a simpler method runs a stage, on one device: as the job insists on."""
+    return Way(recompute=job.recompute == "always")
+
+
+def usual_ways(job: Job, num_stages: int) -> tuple[Way, ...]:
+    """The same of all stages of a layout; () if there is nothing special about them."""
+    return () if usual_way(job) == ALONE else (usual_way(job),) * num_stages
+
+
 def _powers(most: int) -> tuple[int, ...]:
     return tuple(2**exponent for exponent in range(most.bit_length()))
 
@@ -86,16 +98,16 @@ def layer_times(candidate: Candidate, device: Device, link: Link | None, way: Wa
     forward, backward, optimizer = [], [], []
     outputs = _output_bytes(candidate.graph) if way.tensor > 1 else ()
     for index, layer in enumerate(candidate.graph.layers):
-        shard, collective = 1, 0.0
-        if way.tensor > 1 and layer.weights:
+        part, collective = divided_part(candidate.graph, layer, way.tensor) if way.tensor > 1 else 0.0, 0.0
+        if part:
             assert link is not None, "several devices need a link"
-            shard = way.tensor
             collective = _num_pairs(layer) * all_reduce_seconds(link, way.tensor, outputs[index] / way.data)
-        once = kind.forward_seconds[index] / device.speed / (shard * way.data) + collective
-        twice = kind.backward_seconds[index] / device.speed / (shard * way.data) + collective
+        share = (1 - part + part / way.tensor) / device.speed  # of the layer's work that each device does
+        once = kind.forward_seconds[index] * share / way.data + collective
+        twice = kind.backward_seconds[index] * share / way.data + collective
         forward.append(once)
-        backward.append((twice + (once if way.recompute else 0.0)) if training else 0.0)
-        optimizer.append(kind.optimizer_seconds[index] / device.speed / shard if training else 0.0)
+        backward.append((twice + (once if way.recompute and layer.reruns else 0.0)) if training else 0.0)
+        optimizer.append(kind.optimizer_seconds[index] * share if training else 0.0)
     return Times(forward=tuple(forward), backward=tuple(backward), optimizer=tuple(optimizer))
 
 
@@ -115,39 +127,45 @@ def _output_bytes(graph: Graph) -> tuple[int, ...]:
 
 
 def gradient_seconds(link: Link | None, way: Way, trainable_bytes: float) -> float:
-    """What the replicas of a stage spend on their gradients, once per step."""
+    """What the replicas of a stage spend on their gradients, once per step; the bytes are those of one device."""
     if way.data == 1:
         return 0.0
     assert link is not None, "several devices need a link"
-    return all_reduce_seconds(link, way.data, trainable_bytes / way.tensor)
+    return all_reduce_seconds(link, way.data, trainable_bytes)
 
 
-def shared_facts(facts: StageFacts, way: Way) -> StageFacts:
-    """What one device of the group holds of a stage; for integers and arrays alike, rounded up."""
-    if way == ALONE:
+def way_facts(graph: Graph, first: int, last: int, way: Way) -> StageFacts:
+    """What one device of a stage's group holds of layers first .. last - 1."""
+    return _per_device(stage_facts(shared_graph(graph, way.tensor), first, last, recompute=way.recompute), way)
+
+
+def way_tables(graph: Graph, boundaries: tuple[int, ...], offered: Sequence[Way]) -> tuple[StageFacts, ...]:
+    """The same for every way, as arrays over the boundaries; see ``tables.facts_table``."""
+    kinds = {(way.tensor, way.recompute) for way in offered}
+    tables = {
+        (tensor, recompute): facts_table(shared_graph(graph, tensor), boundaries, recompute=recompute)
+        for tensor, recompute in sorted(kinds)
+    }
+    return tuple(_per_device(tables[way.tensor, way.recompute], way) for way in offered)
+
+
+def _per_device(facts: StageFacts, way: Way) -> StageFacts:
+    """Of a stage whose layers are shared already what one replica has; for integers and arrays alike, rounded up."""
+    if way.width == 1:
         return facts
-
-    def per_tensor(num_bytes: object) -> object:
-        return -(-np.asarray(num_bytes) // way.tensor)
 
     def per_sample(num_bytes: object) -> object:
         return -(-np.asarray(num_bytes) // way.data)
 
-    shares = REPLICATED * way.tensor + SHARDED, (REPLICATED + SHARDED) * way.tensor
-    saved = facts.inputs if way.recompute else -(-np.asarray(facts.saved) * shares[0] // shares[1])
-    trainable = np.asarray(per_tensor(facts.trainable))
     # a weight's new gradient, part of what a layer's backward needs, is no smaller for fewer samples
-    new_gradient = np.asarray(per_tensor(facts.largest_trainable)) if way.data > 1 else 0
-    later_pass = np.asarray(per_sample(facts.replay if way.recompute else facts.later_pass)) + new_gradient
+    new_gradient = np.asarray(facts.largest_trainable) if way.data > 1 else 0
+    later_pass = np.asarray(per_sample(facts.later_pass)) + new_gradient
     return replace(
         facts,
-        weights=per_tensor(facts.weights), trainable=trainable, full_trainable=per_tensor(facts.full_trainable),
-        largest_trainable=per_tensor(facts.largest_trainable), second_trainable=per_tensor(facts.second_trainable),
-        largest_tied=per_tensor(facts.largest_tied),
-        saved=per_sample(saved), alive=per_sample(facts.alive), later_pass=later_pass,
-        first_pass=trainable + later_pass,
+        saved=per_sample(facts.saved), alive=per_sample(facts.alive), later_pass=later_pass,
+        first_pass=np.asarray(facts.trainable) + later_pass,
         loss_saved=per_sample(facts.loss_saved), loss_backward=per_sample(facts.loss_backward),
-        cache_per_token=per_tensor(facts.cache_per_token),
+        cache_per_token=-(-np.asarray(facts.cache_per_token) // way.tensor),
         kept=per_sample(facts.kept), incoming=per_sample(facts.incoming),
         incoming_gradient=per_sample(facts.incoming_gradient), outgoing=per_sample(facts.outgoing),
         outgoing_gradient=per_sample(facts.outgoing_gradient),

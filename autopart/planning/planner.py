@@ -54,7 +54,7 @@ def plan(
     if not pool:
         raise _none(candidates, allowed, cluster, job, effort, optimum)
     chosen = (
-        choose(pool, cluster, job, optimum.least_bound) if job.method == "optimal"
+        choose(pool, cluster, job, optimum.least_bound, optimum.bound_seconds) if job.method == "optimal"
         else _prescribed(rivals, cluster, job)
     )
     baselines = _summaries(rivals, chosen.step_seconds)

@@ -66,9 +66,20 @@ def keeps_limits(option: Option, cluster: Cluster, job: Job) -> bool:
     return fast and (most_rent is None or rent_of(option, cluster) <= most_rent * (1 + TOLERANCE))
 
 
-def choose(pool: Iterable[Option], cluster: Cluster, job: Job, bound: float | None) -> Option:
-    """The option with least of what the job wants; of those within half the job's gap of the bound the fastest."""
+def choose(
+    pool: Iterable[Option], cluster: Cluster, job: Job, bound: float | None, bound_seconds: float = 0.0
+) -> Option:
+    """The option with least of what the job wants; of those within half the job's gap of the bound the fastest.
+
+    For throughput the fastest by simulation, unless what is proven does not reach it and reaches another one that is
+    slower by no more than half the job's gap.
+    """
     options = list(pool)
+    if job.objective == "throughput":
+        fastest = min(options, key=lambda option: rank(option, job))
+        near = [o for o in options if o.step_seconds <= fastest.step_seconds * (1 + job.gap / 2)]
+        proven = [o for o in near if o.objective_seconds <= bound_seconds * (1 + job.gap)]
+        return fastest if fastest in proven or not proven else min(proven, key=lambda option: rank(option, job))
     amounts = [amount_of(option, cluster, job, rank(option, job)[0]) for option in options]
     enough = max(min(amounts), (bound or 0.0) * (1 + job.gap / 2) if job.objective == "memory" else 0.0)
     near = (option for option, amount in zip(options, amounts, strict=True) if amount <= enough * (1 + TOLERANCE))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from autopart.planning.codecs import Codec, Sent, plain, sent
 from autopart.planning.kvcache import layer_cache_bytes
 from autopart.planning.memory import StageFacts, full_bytes, loss_of
 from autopart.planning.memorywalk import layer_needs, passes_table
+from autopart.planning.rerunning import held_from, rerun_table
 from autopart.schema.device import Link
 from autopart.schema.graph import Graph, Value
 
@@ -131,10 +132,9 @@ class _Columns:
     second_trainable: Ints
     largest_tied: Ints
     saved: Ints
-    inputs: Ints
 
 
-def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
+def facts_table(graph: Graph, boundaries: tuple[int, ...], *, recompute: bool = False) -> StageFacts:
     """Stage facts as arrays [a, b] over the boundaries; only entries with a < b mean something."""
     starts = np.asarray(boundaries)
     size = len(boundaries)
@@ -144,31 +144,37 @@ def facts_table(graph: Graph, boundaries: tuple[int, ...]) -> StageFacts:
     previous_user = [-1] * len(graph.weights)
     column_of = {boundary: column for column, boundary in enumerate(boundaries)}
     num_users = Counter(index for layer in graph.layers for index in set(layer.weights))
-    entering = crossing_bytes(graph)
     for index in range(len(graph.layers)):
-        columns.inputs[: index + 1] += entering[index]
         _take_layer(columns, graph, index, previous_user, num_users)
         if index + 1 in column_of:
             for name in fields:
                 tables[name][:, column_of[index + 1]] = getattr(columns, name)[starts]
     edges = crossing_bytes(graph)[starts]
     gradient_edges = crossing_bytes(graph, gradients=True)[starts]
-    walked, loss = passes_table(graph, layer_needs(graph), boundaries), loss_of(graph)
+    needs, loss = layer_needs(graph), loss_of(graph)
+    walked = passes_table(graph, needs, boundaries)
     is_last = np.repeat((starts == len(graph.layers))[None, :], size, axis=0)
-    tables["saved"] -= _incoming_saved(graph, boundaries)
-    return StageFacts(
+    tables["saved"] = np.maximum(tables["saved"] - _incoming_saved(graph, boundaries), 0)
+    facts = StageFacts(
         **tables,
-        kept=_kept(graph, boundaries),
+        kept=_kept(graph, boundaries, [value.saved_by for value in graph.values]),
         incoming=np.repeat(edges[:, None], size, axis=1),
         incoming_gradient=np.repeat(gradient_edges[:, None], size, axis=1),
         outgoing=np.repeat(edges[None, :], size, axis=0),
         outgoing_gradient=np.repeat(gradient_edges[None, :], size, axis=0),
         is_first=np.repeat((starts == 0)[:, None], size, axis=1),
         is_last=is_last,
-        alive=walked.alive, first_pass=walked.first, later_pass=walked.later, replay=walked.replay,
+        alive=walked.alive, first_pass=walked.first, later_pass=walked.later,
         loss_saved=is_last * loss.saved_bytes,
         loss_backward=is_last * loss.backward_bytes,
         cache_per_token=_between(layer_cache_bytes(graph), boundaries),
+    )
+    if not recompute:
+        return facts
+    again = rerun_table(graph, needs, boundaries)
+    return replace(
+        facts, saved=again.held, first_pass=again.first, later_pass=again.later,
+        kept=_kept(graph, boundaries, held_from(graph)),
     )
 
 
@@ -199,14 +205,17 @@ def _take_layer(
         previous_user[number] = index
 
 
-def _kept(graph: Graph, boundaries: tuple[int, ...]) -> Ints:
-    """Entry [a, b]: bytes of the values made between boundaries a and b that cross b and that no layer there saves."""
+def _kept(graph: Graph, boundaries: tuple[int, ...], holders: Sequence[int | None]) -> Ints:
+    """Entry [a, b]: bytes of the values made between boundaries a and b that cross b and that no layer there holds.
+
+    ``holders``: of every value the layer that would.
+    """
     starts = np.asarray(boundaries)
     kept = np.zeros((len(boundaries), len(boundaries)), dtype=np.int64)
-    for value in graph.values:
+    for value, holder in zip(graph.values, holders, strict=True):
         crossed = np.flatnonzero((starts > value.producer) & (starts <= value.consumers[-1]))
-        if value.saved_by is not None:
-            crossed = crossed[starts[crossed] <= value.saved_by]
+        if holder is not None:
+            crossed = crossed[starts[crossed] <= holder]
         begun = int(np.searchsorted(starts, value.producer, side="right"))
         kept[:begun, crossed] += value.bytes
     return kept

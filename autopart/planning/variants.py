@@ -13,6 +13,7 @@ from autopart.planning.costs import Layout
 from autopart.planning.looped import is_looped
 from autopart.planning.optimum import allowed_candidates, instances_of, options_of
 from autopart.planning.options import Option, evaluate, rank
+from autopart.planning.parallel import ALONE, Way
 from autopart.schema.advice import Variant
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
@@ -23,12 +24,11 @@ __all__ = ["best_variant", "can_vary", "kept_variant"]
 
 
 def can_vary(plan: Plan) -> bool:
-    """Whether variants are of the same making as a plan: the fastest, of stages with one device each."""
+    """Whether variants are of the same making as a plan: the fastest, of one stage per device or group of devices."""
     job = plan.job
     return (
         job.objective in ("throughput", "latency") and job.method == "optimal" and not is_looped(job)
         and job.max_step_seconds is None and job.max_usd_per_hour is None
-        and all(len(stage.devices) == 1 and not stage.recompute for stage in plan.stages)
     )  # fmt: skip
 
 
@@ -60,19 +60,29 @@ def kept_variant(plan: Plan, candidate: Candidate, cluster: Cluster, job: Job) -
     ends = [0]
     for stage in plan.stages:
         ends.append(ends[-1] + len(stage.layers))
+    ways = tuple(
+        Way(tensor=stage.tensor_parallel, data=stage.data_parallel, recompute=stage.recompute) for stage in plan.stages
+    )
+    plain = all(way == ALONE for way in ways)
     layout = Layout(
         num_microbatches=candidate.num_microbatches, schedule=plan.schedule.name, boundaries=tuple(ends),
-        devices=tuple(stage.devices[0] for stage in plan.stages),
+        devices=tuple(stage.devices[0] for stage in plan.stages), ways=() if plain else ways,
+        others=() if plain else tuple(stage.devices[1:] for stage in plan.stages),
     )
     option = evaluate(candidate, cluster, job, layout)
     return None if option.misfit else _variant(option, job)
 
 
 def _variant(option: Option, job: Job) -> Variant:
-    layout, seconds = option.layout, rank(option, job)[0]
+    layout, stage_seconds = option.layout, tuple(cost.stage_seconds for cost in option.costs)
+    seconds, rate = rank(option, job)[0], option.candidate.batch / option.step_seconds
+    count = layout.num_microbatches // job.rounds
+    if job.cache_tokens and job.objective == "throughput":
+        # a round: no shorter than all groups on the busiest stage, and than one group through all stages
+        seconds = max(count * max(stage_seconds), sum(stage_seconds))
+        rate = job.cache_sequences / seconds
     return Variant(
-        step_seconds=seconds, samples_per_second=option.candidate.batch / option.step_seconds,
-        num_microbatches=layout.num_microbatches,
+        step_seconds=seconds, samples_per_second=rate, num_microbatches=count,
         devices=tuple(layout.devices_of(index) for index in range(layout.num_stages)), boundaries=layout.boundaries,
-        stage_seconds=tuple(cost.stage_seconds for cost in option.costs),
+        stage_seconds=stage_seconds, ways=tuple((way.tensor, way.data, way.recompute) for way in layout.ways),
     )  # fmt: skip

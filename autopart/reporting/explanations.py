@@ -22,11 +22,13 @@ def explanation_text(explanation: Explanation) -> str:
 
 def _step(explanation: Explanation) -> str:
     bottleneck = explanation.stages[explanation.bottleneck]
-    more = explanation.num_microbatches - 1
+    more, behind = explanation.num_microbatches - 1, bottleneck.behind_seconds
+    waits = f", {format_seconds(behind)} of it for the stage behind" if behind else ""
     return facts([
         ("one micro-batch", f"{format_seconds(explanation.one_microbatch_seconds)}: all stages one after another"),
         (f"{more} more", f"{format_seconds(explanation.repeated_seconds)}: each takes stage {bottleneck.index} "
-                         f"({', '.join(bottleneck.devices)}), the slowest, {format_seconds(bottleneck.stage_seconds)}"),
+                         f"({', '.join(bottleneck.devices)}), the slowest, "
+                         f"{format_seconds(bottleneck.stage_seconds + behind)}{waits}"),
         ("once per step", f"{format_seconds(explanation.once_seconds)}: optimizer"),
         ("objective", f"{format_seconds(explanation.objective_seconds)}: their sum"),
         ("simulated", f"{format_seconds(explanation.step_seconds)}: the schedule, event by event"),

@@ -2,8 +2,9 @@
 
 ``python -m autopart.running.agent DIRECTORY NUM_RANKS MODULE SPEC``
 
-Where there is no CUDA, which does not survive it, the ranks are forked from this process, with everything that takes
-long to import; elsewhere each is a Python of its own.
+It is a Python of its own, whatever its caller has computed before, and computes nothing itself: neither autograd's
+threads nor the state of an accelerator survive a fork.  Where there is no accelerator the ranks are forked from it,
+with everything that takes long to import; elsewhere each is a Python of its own too.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     logs = ["--log-dir", str(directory / "logs"), "--redirects", "3"]
     parsed = parse_args([*options, *meeting, *logs, "-m", module, spec])  # type: ignore[no-untyped-call]
     config, command, words = config_from_args(parsed)
-    if sys.platform == "linux" and not torch.cuda.is_available():
+    if sys.platform == "linux" and not torch.accelerator.is_available():
         importlib.import_module(module)
         config.start_method, command, words = "fork", _rank, [module, spec]
     try:

@@ -19,8 +19,9 @@ from autopart.running.cuts import cut_crossings
 from autopart.running.dataparallel import GradientCodec, gather_replicas, own_share, replicated
 from autopart.running.dealing import check_dealing, gradient_factor, scaled
 from autopart.running.emulation import limited_links
+from autopart.running.group import check_same_plan, check_size
 from autopart.running.loss import LossFunction, Objective
-from autopart.running.mesh import check_groups, make_mesh, process_device, process_devices, routes, seats
+from autopart.running.mesh import check_groups, make_mesh, process_device, routes, seats
 from autopart.running.microbatch import JoinedOutputs, join_outputs, split_inputs, split_targets
 from autopart.running.microbatchloss import MicrobatchLoss
 from autopart.running.optimizers import OptimizerChoice, make_optimizer
@@ -272,15 +273,11 @@ class DistributedPipeline:
 def _check_group(plan: Plan) -> None:
     if not dist.is_initialized():
         raise RunError("there is no process group; call torch.distributed.init_process_group() first")
-    num_ranks = len(process_devices(plan))
-    if dist.get_world_size() != num_ranks:
-        raise RunError(
-            f"the plan has stages on {num_ranks} device{'s'[: num_ranks > 1]}, the process group has "
-            f"{dist.get_world_size()} processes; start it with torchrun --nproc-per-node {num_ranks}"
-        )
+    check_size(plan, dist.get_world_size())
     kinds = sorted({stage_device(plan, stage.index).type for stage in plan.stages})
     if len(kinds) > 1:
         raise RunError(
             f"the plan mixes {' and '.join(kinds)} devices, between which torch.distributed cannot send; use "
             f"autopart.split(), which runs it in one process"
         )
+    check_same_plan(plan)

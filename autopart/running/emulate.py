@@ -94,12 +94,6 @@ class TimetablePace:
             self.num_late += left_seconds < 0
             self.sleep(max(0.0, left_seconds))
 
-    @property
-    def note(self) -> str:
-        """How much of the table was kept."""
-        late = f"{self.num_late} of {self.num_parts} parts of a step"
-        return f"Every stage took the plan's own times; {late} took longer than theirs."
-
 
 def timetable(plan: Plan, device: str) -> TimetablePace:
     """The times that a plan predicts for the stages of a device."""

@@ -9,10 +9,10 @@ import torch.distributed as dist
 from autopart.program import Program
 from autopart.running.dataparallel import GradientCodec
 from autopart.running.distributed import DistributedPipeline
-from autopart.running.group import join_group
+from autopart.running.group import check_size, join_group
 from autopart.running.local import LocalPipeline
 from autopart.running.loss import LossFunction
-from autopart.running.mesh import process_device, process_devices
+from autopart.running.mesh import process_device
 from autopart.running.optimizers import OptimizerChoice
 from autopart.schema.codec import CodecName
 from autopart.schema.plan import Plan
@@ -51,7 +51,8 @@ def pipeline(
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
         return LocalPipeline(program, plan, loss_fn=loss_fn, optimizer=optimizer, compress=compress)
     rank = int(os.environ["RANK"])
-    if not dist.is_initialized() and rank < len(process_devices(plan)):
+    if not dist.is_initialized():
+        check_size(plan, int(os.environ["WORLD_SIZE"]))
         join_group(process_device(plan, rank), group_timeout_seconds)
     return DistributedPipeline(
         program, plan, rank, loss_fn=loss_fn, optimizer=optimizer, compress=compress,

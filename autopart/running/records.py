@@ -139,6 +139,10 @@ class RankResult:
     """what that would have been without codecs"""
     compress: CodecName | None = None
     """the codec that was asked for; None: what the plan says"""
+    num_paced: int = 0
+    """parts of steps, warm-up included, that were to take the plan's own time"""
+    num_late: int = 0
+    """those of them that took longer"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

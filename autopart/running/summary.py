@@ -12,6 +12,9 @@ from autopart.schema.plan import Plan
 
 __all__ = ["single_run", "summarize"]
 
+MOST_LATE = 0.05
+"""of the parts of a step that are to take a given time, that may take longer"""
+
 
 def summarize(
     plan: Plan,
@@ -34,7 +37,7 @@ def summarize(
     typical_seconds = median(step_seconds)
     throughput = plan.job.batch / typical_seconds
     gain = throughput / single.throughput_per_second - 1 if single else None
-    notes = dict.fromkeys(note for result in results for note in result.notes)
+    notes = dict.fromkeys((*(note for result in results for note in result.notes), *_kept(results)))
     return Measurement(
         mode=plan.job.mode,
         batch=plan.job.batch,
@@ -76,6 +79,18 @@ def _compression(
         plain_bytes=plain_bytes,
         loss_change=losses[-1] / unsplit[0] - 1 if losses and unsplit and unsplit[0] else None,
     )
+
+
+def _kept(results: Sequence[RankResult]) -> tuple[str, ...]:
+    """How well the plan's own times were kept, where they were to be."""
+    num_paced, num_late = sum(each.num_paced for each in results), sum(each.num_late for each in results)
+    if not num_paced:
+        return ()
+    late = f"Every stage took the plan's own times; {num_late} of {num_paced} parts of a step took longer than theirs"
+    if num_late <= MOST_LATE * num_paced:
+        return (f"{late}.",)
+    worst = max(results, key=lambda each: each.num_late / max(1, each.num_paced))
+    return (f"{late}, most on {worst.device}: too many for the step to say much; emulate slower devices.",)
 
 
 def _pace(plan: Plan, results: Sequence[RankResult]) -> float | None:

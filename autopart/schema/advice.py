@@ -11,7 +11,7 @@ Quantity = Literal["speed", "bandwidth", "memory"]
 
 AdviceCode = Literal[
     "splitting", "bound", "device-adds", "leave-out", "larger-batch", "microbatches", "schedule", "compress", "link",
-    "uneven",
+    "uneven", "concurrency", "weights", "groups",
 ]
 
 
@@ -20,15 +20,24 @@ class Variant:
     """A plan of a changed problem, without proof: the best path of the planner's dynamic program."""
 
     step_seconds: float
-    """simulated; of objective latency that of one request"""
+    """simulated; of objective latency that of one request; of generated text one token of every request"""
     samples_per_second: float
+    """of generated text new tokens"""
     num_microbatches: int
+    """of generated text groups of requests"""
     devices: tuple[tuple[str, ...], ...]
     """of every stage"""
     boundaries: tuple[int, ...]
     """stage s runs layers boundaries[s] .. boundaries[s + 1] - 1"""
     stage_seconds: tuple[float, ...]
     """of every stage, one micro-batch with its way in"""
+    ways: tuple[tuple[int, int, bool], ...] = ()
+    """of every stage: devices that share its layers, replicas, whether it computes anew; () if all have one device"""
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in use."""
+        return sum(len(names) for names in self.devices)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

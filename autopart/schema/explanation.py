@@ -25,14 +25,16 @@ class StageTerms:
     receive_seconds: float
     """values in, and in training the gradients of the same boundary back"""
     stage_seconds: float
-    """forward + backward + receive: what the largest of decides the throughput"""
+    """forward + backward + receive; the largest of it with ``behind_seconds`` decides the throughput"""
     optimizer_seconds: float
     """once per step"""
     slack_seconds: float
-    """the bottleneck's stage_seconds - its own"""
+    """the bottleneck's stage_seconds + behind_seconds - its own"""
     memory: Memory
     capacity_bytes: int
     free_bytes: int
+    behind_seconds: float = 0.0
+    """under 1F1B: values out and their gradients back, which a stage waits for as well"""
     capacity_origin: str = ""
     """where the cap comes from, in words: what of the device is left to others"""
 
@@ -62,11 +64,11 @@ class Explanation:
     stages: tuple[StageTerms, ...]
     cuts: tuple[CutTerms, ...]
     bottleneck: int
-    """stage with the largest stage_seconds"""
+    """stage with the largest stage_seconds + behind_seconds"""
     one_microbatch_seconds: float
     """sum of stage_seconds"""
     repeated_seconds: float
-    """(num_microbatches - 1) * the bottleneck's stage_seconds"""
+    """(num_microbatches - 1) * the bottleneck's stage_seconds + behind_seconds"""
     once_seconds: float
     """the first stage's optimizer_seconds: the others' are over by then"""
     objective_seconds: float

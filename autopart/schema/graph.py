@@ -43,6 +43,8 @@ class Weight:
     dtype: str
     is_buffer: bool
     trainable: bool
+    most_devices: int | None = None
+    """that can divide it where they share the layers of a stage, 1 if they all keep it whole; None: not known"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +70,9 @@ class Layer:
     """the same where no weight has a gradient yet, so that the new ones stay"""
     cache_bytes_per_token: int | None = None
     """keys and values of one token of a sequence, where that is known; None: by its fused attention"""
+    reruns: bool = True
+    """where its stage recomputes, its inputs are kept and its forward is run again; False: it keeps what it saves, as
+    it may save nothing, is the user's own code, or writes to what comes in"""
 
     @property
     def flops(self) -> int:

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from autopart.opaque import OpaqueCall
+from autopart.rerun import may_run_again
 from autopart.schema.graph import Work
 from autopart.segment import Segment
 from autopart.tracing.backwardcost import TrainingBytes, training_bytes
@@ -59,6 +60,8 @@ class Saved:
     outputs: tuple[int, ...]
     differentiable: tuple[bool, ...]
     """of each output, whether a gradient comes back for it"""
+    has_any: bool = False
+    """whether anything is kept, weights included"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,8 @@ class Cost:
     peak_bytes: int
     saved: Saved
     backward: TrainingBytes
+    reruns: bool = True
+    """in training, whether its forward is run again where its stage recomputes"""
 
 
 def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: bool) -> Cost:
@@ -81,7 +86,8 @@ def cost_segment(segment: Segment, inputs: Sequence[torch.Tensor], *, training: 
     with _WithoutKernel():  # type: ignore[no-untyped-call]
         backward = training_bytes(segment, inputs) if training else TrainingBytes()
     return Cost(
-        work=_with_recorded(ledger.work(), segment), peak_bytes=ledger.peak_bytes, saved=saved, backward=backward
+        work=_with_recorded(ledger.work(), segment), peak_bytes=ledger.peak_bytes, saved=saved, backward=backward,
+        reruns=not training or (saved.has_any and may_run_again(segment)),
     )
 
 
@@ -144,7 +150,8 @@ def _saved(segment: Segment, inputs: Sequence[torch.Tensor], weights: set[int]) 
             saved_out.add(results[key])
         elif key not in weights:
             inside += tensor.untyped_storage().nbytes()
-    return Saved(inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), tuple(out.requires_grad for out in outputs))
+    gradients = tuple(out.requires_grad for out in outputs)
+    return Saved(inside, tuple(sorted(saved_in)), tuple(sorted(saved_out)), gradients, bool(kept))
 
 
 class _WithoutKernel(TorchDispatchMode):  # type: ignore[no-untyped-call]

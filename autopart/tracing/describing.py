@@ -230,6 +230,7 @@ def _layers(
                 signature=each.signature,
                 backward_bytes=each.cost.backward.later_bytes,
                 first_backward_bytes=each.cost.backward.first_bytes,
+                reruns=each.cost.reruns,
             )
         )
     return tuple(layers)

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from autopart import modelsource, verbs
+from autopart import modelsource, planning, verbs
 from autopart.errors import InfeasibleError, RankError
 from autopart.running import process_devices
 from autopart.schema.device import Cluster, Device
@@ -51,13 +51,17 @@ def for_straggler(plan: Plan, straggler: Straggler, replan: Replan) -> Plan:
     return dataclasses.replace(found, cluster=_with(found.cluster, slow))
 
 
-def replanner(source_text: str, directory: str | Path) -> Replan:
+def replanner(source_text: str, directory: str | Path, prefetch: int | None = None) -> Replan:
     """Makes plans by measuring and planning as ``autopart plan`` does, with the number of micro-batches as it was.
 
-    So a micro-batch stays what it was, for batch normalisation too, unless no plan with them fits.
+    So a micro-batch stays what it was, for batch normalisation too, unless no plan with them fits.  Receives are posted
+    ``prefetch`` computations early; None: where that pays, as in the plan that the training began with.
     """
 
     def replan(plan: Plan, cluster: Cluster) -> Plan:
+        return planning.hidden(planned(plan, cluster), prefetch)
+
+    def planned(plan: Plan, cluster: Cluster) -> Plan:
         names = {device.name for device in cluster.devices}
         job = plan.job
         words = {

@@ -55,6 +55,8 @@ class Order:
     """how long a step may take before the ranks are taken to stand still; see ``Watch``"""
     group_timeout_seconds: float = 600.0
     """after which torch gives up waiting for a rank"""
+    prefetch: int | None = None
+    """how many computations early receives are posted in a plan that is made after a failure; None: where it pays"""
     directory: Path | None = None
     """what relative paths in ``source`` and ``data`` start from; None: the working directory"""
 
@@ -90,7 +92,7 @@ def train(
         where.parent.mkdir(parents=True, exist_ok=True)
         session = _Session(
             plan, order, elastic, Path(scratch), where.resolve(), progress, told,
-            replan or replanner(order.source, order.directory or Path.cwd()),
+            replan or replanner(order.source, order.directory or Path.cwd(), order.prefetch),
         )  # fmt: skip
         begin, start_seconds = session.step_reached(), clock()
         results = session.run()

@@ -1,7 +1,7 @@
 """Predicted against measured peak memory in training on the processor, stage by stage.
 
     python -m tests.benchmarks.memory [--json] [--models gpt2,vit] [--optimizers sgd,adamw] [--microbatches 1,4]
-                                      [--stages 1] [--schedule gpipe] [--infer]
+                                      [--stages 1] [--schedule gpipe] [--infer] [--recompute]
 
 Random weights, real depth, reduced width.  GPipe keeps all micro-batches in flight.  Measured as ``autopart run`` does:
 the bytes of all tensors alive, over two steps; one stage runs in this process, several in processes of their own.
@@ -53,8 +53,9 @@ class Row:
 
 
 def rows(
-    model: str, optimizer: Optimizer, count: int, num_stages: int, schedule: ScheduleName | None, *, training: bool
-) -> list[Row]:
+    model: str, optimizer: Optimizer, count: int, num_stages: int, schedule: ScheduleName | None, *, training: bool,
+    recompute: bool = False,
+) -> list[Row]:  # fmt: skip
     """Plans and runs one case."""
     text = str(FOLDER / f"{model}.py")
     source = modelsource.load(text)
@@ -62,7 +63,7 @@ def rows(
     graph = program.graph
     job = Job(
         mode="train" if training else "infer", batch=SAMPLES * count, microbatches=count, optimizer=optimizer,
-        schedule=schedule, stages=num_stages, method="even",
+        schedule=schedule, stages=num_stages, method="even", recompute="always" if recompute else "never",
     )  # fmt: skip
     cluster = profiling.read_cluster(",".join(f"cpu:{index}" for index in range(num_stages)))
     candidate = Candidate(num_microbatches=count, graph=graph, profile=_equal_times(graph))
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=1)
     parser.add_argument("--schedule", choices=("gpipe", "1f1b"), default="gpipe")
     parser.add_argument("--infer", action="store_true", help="inference instead of training")
+    parser.add_argument("--recompute", action="store_true", help="run every layer again in the backward")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     options = parser.parse_args()
     optimizers = ["none"] if options.infer else options.optimizers.split(",")
@@ -134,7 +136,7 @@ def main() -> None:
     for model, optimizer, count in product(options.models.split(","), optimizers, options.microbatches.split(",")):
         found += rows(
             model, cast("Optimizer", optimizer), int(count), options.stages, options.schedule,
-            training=not options.infer,
+            training=not options.infer, recompute=options.recompute,
         )  # fmt: skip
         if not options.json:
             for row in found[-options.stages :]:

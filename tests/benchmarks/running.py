@@ -170,11 +170,11 @@ def local_case(quick: bool) -> list[Row]:
 
 
 def pipeline_case(quick: bool) -> list[Row]:
-    """Two processes against one, 16 micro-batches."""
+    """Two processes against one, 16 micro-batches of 384 rows: 256 are too few to keep a core busy."""
     plan = api.plan_source(
-        load(GPT), devices="cpu:0,cpu:1", microbatches=16, batch=32, stages=2, verify=False
+        load(GPT), devices="cpu:0,cpu:1", microbatches=16, batch=48, stages=2, verify=False
     )
-    found = api.run_source(plan, GPT, steps=2 if quick else 10, layers=False)
+    found = api.run_source(plan, GPT, steps=2 if quick else 6, layers=False)
     assert found.gain is not None, found.single_skipped_because
     assert found.single is not None
     ratios = [one / two for one, two in zip(found.single.step_seconds, found.step_seconds, strict=True)]
@@ -186,14 +186,14 @@ def pipeline_case(quick: bool) -> list[Row]:
 def gain_case(quick: bool) -> list[Row]:
     """GPT on a fast and a slow device: the planned over the even split."""
     plans: list[Plan] = [
-        api.plan_source(load(GPT), devices="cpu:0@0.4,cpu:1@0.1", microbatches=8, batch=16, stages=2, method=method,
+        api.plan_source(load(GPT), devices="cpu:0@0.4,cpu:1@0.1", microbatches=8, batch=8, stages=2, method=method,
                         verify=False)
         for method in ("optimal", "even")
     ]  # fmt: skip
     rows = []
     for throttle in ("plan", "sleep"):
         best, even = (
-            api.run_source(plan, GPT, steps=1 if quick else 4, single=False, layers=False, throttle=throttle)
+            api.run_source(plan, GPT, steps=1 if quick else 3, single=False, layers=False, throttle=throttle)
             for plan in plans
         )
         predicted = even.predicted_step_seconds / best.predicted_step_seconds

@@ -305,7 +305,7 @@ def test_a_terminal_without_unicode_gets_something(plan_file: str) -> None:
         [sys.executable, "-m", "autopart.cli.main", "explain", plan_file], capture_output=True, check=False,
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
-    assert done.returncode == 0 and rb"\u2026" in done.stdout
+    assert done.returncode == 0 and b" ... " in done.stdout and b"\\u" not in done.stdout
 
 
 def test_export_writes_to_a_file(plan_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

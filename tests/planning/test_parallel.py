@@ -1,22 +1,22 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from autopart.errors import InfeasibleError
 from autopart.planning import check, plan
-from autopart.planning.memory import Rules, stage_facts, stage_memory
+from autopart.planning.memory import Rules, stage_memory
 from autopart.planning.parallel import (
     ALONE,
     Way,
     all_reduce_seconds,
     gradient_seconds,
     layer_times,
-    shared_facts,
+    way_facts,
     ways,
 )
 from autopart.schema.device import Cluster
@@ -73,26 +73,34 @@ def test_recomputing_runs_the_forward_again() -> None:
 
 def test_replicas_exchange_the_gradients_they_hold() -> None:
     assert gradient_seconds(None, Way(tensor=2), 1e6) == 0.0
-    assert gradient_seconds(FAST, Way(tensor=2, data=4), 1e6) == pytest.approx(all_reduce_seconds(FAST, 4, 5e5))
+    assert gradient_seconds(FAST, Way(tensor=2, data=4), 1e6) == pytest.approx(all_reduce_seconds(FAST, 4, 1e6))
 
 
 @pytest.mark.parametrize("way", [Way(tensor=2), Way(data=2), Way(recompute=True), Way(tensor=2, data=2)])
 def test_a_way_never_needs_more_memory_than_alone(way: Way) -> None:
     graph = chain(6, weight_bytes=4000, value_bytes=800, saved_bytes=34000, training=True, batch_size=4)
     rules = Rules(training=True, schedule="1f1b", num_microbatches=8, optimizer="adamw")
-    facts = stage_facts(graph, 1, 5)
-    alone = stage_memory(shared_facts(facts, ALONE), rules, 4)
-    wide = stage_memory(shared_facts(facts, way), rules, 4)
+    alone = stage_memory(way_facts(graph, 1, 5, ALONE), rules, 4)
+    wide = stage_memory(way_facts(graph, 1, 5, way), rules, 4)
     assert wide.total < alone.total
     assert wide.parameters == -(-alone.parameters // way.tensor)
     assert wide.activations <= alone.activations
 
 
-def test_facts_are_shared_alike_for_one_stage_and_for_tables() -> None:
-    graph = chain(6, weight_bytes=1003, value_bytes=801, saved_bytes=3401, training=True, batch_size=4)
-    way = Way(tensor=2, data=2, recompute=True)
-    one = shared_facts(stage_facts(graph, 2, 5), way)
-    assert int(np.asarray(one.weights)) == -(-3 * 1003 // 2)
+def test_weights_that_are_not_divided_are_whole_on_every_device() -> None:
+    chosen = one_layer()
+    known = replace(chosen.graph, weights=tuple(replace(each, most_devices=1) for each in chosen.graph.weights))
+    whole = replace(chosen, graph=known)
+    alone, wide = (layer_times(whole, device("a"), FAST, way, training=True) for way in (ALONE, Way(tensor=2)))
+    assert wide == alone  # every device does all of it, and nothing is exchanged
+    assert way_facts(known, 0, 1, Way(tensor=2)).weights == 4000
+    assert way_facts(known, 0, 1, Way(tensor=2)).saved == way_facts(known, 0, 1, ALONE).saved
+
+
+def test_a_weight_is_divided_by_no_more_devices_than_can() -> None:
+    graph = one_layer().graph
+    known = replace(graph, weights=tuple(replace(each, most_devices=2) for each in graph.weights))
+    assert [way_facts(known, 0, 1, Way(tensor=count)).weights for count in (1, 2, 4)] == [4000, 2000, 4000]
 
 
 def solve(problem: Problem, **words: Any) -> Any:
@@ -124,3 +132,13 @@ def test_wide_stages_beat_narrow_ones_where_memory_is_short() -> None:
     (said,) = (each.message for each in found.warnings if each.code == "all-weights-shared")
     assert said.startswith("stage 0, 1: every weight is taken to be shared")
     assert all(stage.peak_bytes <= 5 * 10**6 for stage in found.stages)
+    assert found.verdict.startswith("Use d0, d1, d2 and d3 with ")
+
+
+def test_one_stage_on_two_devices_is_not_called_unsplit() -> None:
+    graph = chain(1, weight_bytes=10**6, value_bytes=100, training=True, batch_size=2)
+    devices = cluster(*(device(f"d{n}", memory_bytes=5 * 10**6) for n in range(2)), links=(FAST,))
+    job = Job(batch=4, mode="train", optimizer="adamw", tensor_parallel=2)
+    found = plan((candidate(graph, {"fast": [1.0]}, 2),), devices, job)
+    assert found.verdict.startswith("Use d0 and d1 as one stage of 2 devices that share its layers, ")
+    assert "which no single device can hold" in found.verdict

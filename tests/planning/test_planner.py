@@ -164,6 +164,17 @@ def test_the_prescribed_number_of_stages_is_kept_even_if_slower() -> None:
     assert any(warning.code == "single-device-faster" for warning in result.warnings)
 
 
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [(Job(batch=4, stages=1), "Use a alone, as --stages 1 has it, "),
+     (Job(batch=4, method="memory-fill"), "Use a alone, as memory-fill has it, ")],
+)  # fmt: skip
+def test_that_splitting_does_not_pay_is_not_said_where_it_was_not_tried(job: Job, words: str) -> None:
+    found = plan((two_devices()[0],), two_devices()[1], job)
+    assert found.verdict.startswith(words)
+    assert "does not pay" not in found.verdict
+
+
 def test_more_stages_than_devices_are_refused() -> None:
     chosen, devices, _ = two_devices()
     with pytest.raises(UsageError, match="3 stages cannot be made of 2 devices"):

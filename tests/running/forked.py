@@ -1,6 +1,9 @@
 """Worlds of forked gloo ranks that work through lists of cases.
 
 One process imports torch and traces models, which takes longer than the cases, and forks before any thread is started.
+
+Importing this module keeps autograd from starting any: it counts devices once, at the first backward, and starts a
+thread for each; from torch 2.14 on fake tensors, which tracing uses, make a processor look as if it had CUDA devices.
 """
 
 from __future__ import annotations
@@ -17,6 +20,8 @@ from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
+
+torch.autograd.backward(torch.zeros((), requires_grad=True))
 
 
 class Named(Protocol):

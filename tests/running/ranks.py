@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from autopart.errors import RunError
 from autopart.running import DistributedPipeline
 from autopart.schema.job import Optimizer, ScheduleName
 from tests.running.handmade import Skipping, make_plan, skipping_batch, skipping_loss, trace_skipping
@@ -55,6 +56,17 @@ def infer(rank: int) -> dict[str, Any]:
     return {"outputs": outputs, "made": len(made), "alive": sum(each() is not None for each in made)}
 
 
+def other_plan(rank: int) -> str:
+    """What is said if the last rank has a plan of its own."""
+    program = trace_skipping(seeded(0).eval(), BATCH, NUM_MICROBATCHES, training=False)
+    plan = make_plan(program.graph, (3, 4) if rank == 2 else CUTS, num_microbatches=NUM_MICROBATCHES)
+    try:
+        DistributedPipeline(program, plan, rank)
+    except RunError as error:
+        return str(error)
+    return ""
+
+
 def main(directory: Path, rank: int, world: int) -> None:
     torch.set_num_threads(1)
     dist.init_process_group(
@@ -65,6 +77,7 @@ def main(directory: Path, rank: int, world: int) -> None:
         "1f1b": train(rank, "1f1b", "none"),
         "adamw": train(rank, "1f1b", "adamw"),
         "infer": infer(rank),
+        "other plan": other_plan(rank),
     }
     torch.save(found, directory / f"rank{rank}.pt")
     dist.destroy_process_group()

@@ -1,13 +1,14 @@
 """What tests/running/test_schedules.py starts: ``python -m tests.running.schedule_ranks DIRECTORY``.
 
-One process imports torch and forks the ranks of a world of two, then those of a world of four.  Every rank compares
-its gradients with those of the whole model, which it computes by itself.
+One process imports torch, traces the models and forks the ranks of a world of two, then those of a world of four.  Every
+rank compares its gradients with those of the whole model, which it computes by itself.
 """
 
 from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -58,9 +59,9 @@ CASES = {
         Case("gpipe", (0, 1, 1, 0), "skip", training=False, prefetch=99),
     ),
     4: (
-        Case("gpipe", (0, 1, 2, 3), "skip"), Case("1f1b", (0, 1, 2, 3), "tied"),
-        Case("interleaved", (0, 1, 2, 3, 0, 1), "tied"), Case("looped-bfs", (0, 1, 2, 3), "skip"),
-        Case("zero-bubble", (0, 1, 2, 3), "tied"),
+        *(Case(schedule, ranks, model) for schedule in ("gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble")
+          for ranks in ((0, 1, 2, 3), (0, 1, 2, 3) * 2) for model in ("skip", "tied")),
+        Case("interleaved", (0, 1, 2, 3, 0, 1), "tied"), Case("zero-bubble", (0, 1, 2, 3, 3, 2, 1, 0), "tied"),
     ),
 }  # fmt: skip
 
@@ -94,13 +95,19 @@ def cuts_of(program: Program, num_stages: int) -> tuple[int, ...]:
     return tuple(legal[(index + 1) * len(legal) // num_stages - 1] for index in range(num_stages - 1))
 
 
+@cache
+def traced(kind: str, training: bool) -> Program:
+    """Made before the ranks are forked, and given new weights for every case."""
+    return trace(Blocks(kind), (torch.zeros(MICROBATCH, 3, dtype=torch.long),), training=training)
+
+
 def error_of(case: Case, rank: int) -> float:
     """The largest relative error of this rank's gradients and loss after two steps (of its output in inference)."""
     torch.manual_seed(5)
-    model, twin = Blocks(case.model), Blocks(case.model)
-    twin.load_state_dict(model.state_dict())
+    program, twin = traced(case.model, case.training), Blocks(case.model)
+    program.module.load_state_dict(twin.state_dict())
+    program.module.zero_grad()
     tokens, target = (torch.randint(0, 17, (MICROBATCH * case.num_microbatches, 3)) for _ in range(2))
-    program = trace(model, (tokens[:MICROBATCH],), training=case.training)
     plan = make_plan(
         program.graph, cuts_of(program, len(case.ranks)), num_microbatches=case.num_microbatches,
         mode="train" if case.training else "infer", schedule=case.schedule, ranks=case.ranks,
@@ -126,6 +133,8 @@ def error_of(case: Case, rank: int) -> float:
 
 
 def main(directory: Path) -> None:
+    for case in (case for cases in CASES.values() for case in cases):
+        traced(case.model, case.training)
     fork_worlds(directory, CASES, error_of)
 
 

@@ -90,6 +90,16 @@ def test_the_optimizer_steps_every_copy_of_a_tied_weight_alike(ranks: list[dict[
 
 
 @pytest.mark.slow
+def test_processes_with_different_plans_are_refused(ranks: list[dict[str, Any]]) -> None:
+    message = (
+        "process 2 has another plan than process 0: layers 3 on cpu:0, 1 on cpu:1, 2 on cpu:2, 4 micro-batches under "
+        "gpipe, not layers 2 on cpu:0, 2 on cpu:1, 2 on cpu:2, 4 micro-batches under gpipe; "
+    )
+    for found in ranks:
+        assert found["other plan"].startswith(message)
+
+
+@pytest.mark.slow
 def test_inference_gives_the_last_rank_the_models_output(ranks: list[dict[str, Any]]) -> None:
     args, _ = skipping_batch(BATCH)
     with torch.no_grad():
@@ -134,7 +144,7 @@ def test_one_stage_runs_in_a_group_of_one_and_another_size_is_refused(tmp_path: 
         for name, weight in model.named_parameters():
             torch.testing.assert_close(gradients[name], weight.grad)
         two = make_plan(program.graph, (2,), num_microbatches=NUM_MICROBATCHES, mode="train")
-        with pytest.raises(RunError, match="stages on 2 devices, the process group has 1 processes"):
+        with pytest.raises(RunError, match=r"runs on 2 devices \(cpu:0, cpu:1\) and there are 1 processes"):
             DistributedPipeline(program, two, 0)
     finally:
         dist.destroy_process_group()

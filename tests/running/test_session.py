@@ -23,6 +23,8 @@ SOURCE = str(Path(__file__).parent / "model.py")
 
 
 def make_training_plan() -> Plan:
+    """Of a process that has used autograd, as a program that trained something before: its ranks must not mind."""
+    torch.autograd.backward(torch.zeros((), requires_grad=True))
     piece = with_batch(load(SOURCE), 2)
     graph = trace(piece.model, piece.args, training=True).graph
     return make_plan(

@@ -62,6 +62,18 @@ def test_gain_is_relative_to_the_single_devices_throughput(
     assert found.verdict.endswith("Beware.")
 
 
+@pytest.mark.parametrize(("num_late", "more"), [(5, "theirs."), (6, "most on cpu:1: too many")])
+def test_late_parts_of_all_ranks_are_told_once(num_late: int, more: str, plan: Plan) -> None:
+    ranks = [replace(result(0, (4.0,), 1.0), num_paced=60, num_late=1),
+             replace(result(1, (4.0,), 1.0), num_paced=60, num_late=num_late)]  # fmt: skip
+    graph = make_graph(2, (2, 3))
+    two_layers = replace(graph, layers=(graph.layers[0], replace(graph.layers[0], name="more")), legal_cuts=(1,))
+    verdict = summarize(make_plan(two_layers, (1,), num_microbatches=4), ranks, None, "not asked").verdict
+    assert verdict.count("own times") == 1
+    assert f"{num_late + 1} of 120 parts of a step took longer than theirs" in verdict and more in verdict
+    assert "own times" not in summarize(plan, [result(0, (4.0,), 1.0)], None, "not asked").verdict
+
+
 @pytest.mark.parametrize(("losses", "change"), [((4.0, 2.0, 2.5), 0.2), ((), None)])
 def test_what_codecs_saved_and_what_they_did_to_the_loss(
     plan: Plan, losses: tuple[float, ...], change: float | None

@@ -1,11 +1,13 @@
 """Two gloo ranks for tests/training/test_ranks.py: ``python -m tests.training.ranks DIRECTORY``.
 
-The imports take longer than the work, so one process does them and forks, before torch has started any thread.
+The imports take longer than the work, so one process does them and forks, before torch has started any thread (which
+importing ``tests.running.forked`` sees to).
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -26,6 +28,7 @@ from autopart.training.gradients import across_ranks
 from autopart.training.loop import Task, train_part
 from autopart.training.part import part_of
 from autopart.training.trainer import ScaledLoss, Trainer
+from tests.running import forked  # noqa: F401
 from tests.training.models import MODELS, NUM_MICROBATCHES, data, loss_fn, plan_of, program_of, seeded, source_of
 
 REPLICAS = Recipe(
@@ -44,7 +47,7 @@ LONGER = replace(PIECES, steps=9)
 def train(directory: Path, rank: int, name: str, recipe: Recipe, given: object = None) -> list[StepRecord]:
     """Trains a model on both ranks; its checkpoints go to a folder of its name."""
     program = PROGRAMS[name]
-    make: Callable[[Program, int, Optimizer], Plan] = PLANS.get(name, plan_of)
+    make: Callable[[Program, int, Optimizer], Plan] = PLANS.get(name.rpartition(" then ")[2], plan_of)
     plan = make(program, WORLD, recipe.optimizer)
     device = torch.device("cpu")
     loss, stopwatch = ScaledLoss(loss_fn, recipe.precision, device), running.stopwatch_for(device)
@@ -87,6 +90,19 @@ PLANS: dict[str, Callable[[Program, int, Optimizer], Plan]] = {
 }
 
 
+SWITCHES = (("shared", "more"), ("shared", "replicas"), ("more", "shared"), ("more", "replicas"))
+"""names of a plan whose checkpoint is gone on from, and of the other plan that does; "more" is two stages"""
+
+
+def switched(directory: Path, rank: int, before: str, after: str) -> list[float]:
+    """The losses after the sixth step, under another plan than that of the first six."""
+    name = f"{before} then {after}"
+    if rank == 0:
+        shutil.copytree(directory / f"{before}-momentum", directory / f"{name}-momentum")
+    dist.barrier()
+    return [each.loss for each in train(directory, rank, name, LONGER)]
+
+
 def misread(directory: Path, rank: int) -> str:
     """What a training says whose data are not the same in both processes, as if they were shuffled by chance."""
     tokens, labels = data()
@@ -107,12 +123,15 @@ def main(directory: Path, rank: int) -> None:
     )
     pieces = train(directory, rank, "more", PIECES)
     copies = train(directory, rank, "replicas", REPLICAS)
-    shared = train(directory, rank, "shared", PIECES) + train(directory, rank, "shared again", LONGER)
+    shared = train(directory, rank, "shared", PIECES)
+    switches = {pair: switched(directory, rank, *pair) for pair in SWITCHES}
+    shared += train(directory, rank, "shared again", LONGER)
     losses = {name: [each.loss for each in train(directory, rank, name, FIFTY)] for name in MODELS}
     found = {
         "misread": misread(directory, rank), "losses": losses, "replicas": [each.loss for each in copies],
         "pieces": [each.loss for each in pieces], "norms": [each.gradient_norm for each in pieces],
-        "shared": [each.loss for each in shared], "shared norms": [each.gradient_norm for each in shared],
+        "switches": switches, "shared": [each.loss for each in shared],
+        "shared norms": [each.gradient_norm for each in shared],
     }  # fmt: skip
     torch.save(found, directory / f"rank{rank}.pt")
     dist.destroy_process_group()
@@ -123,6 +142,11 @@ def fork(directory: Path) -> int:
     torch.set_num_threads(1)
     more = {"more": program_of(seeded("tied")), "replicas": program_of(seeded("tied"), NUM_MICROBATCHES * 2)}
     more |= {name: program_of(seeded("tied", seed)) for seed, name in enumerate(("shared", "shared again"))}
+    shares = {"replicas": NUM_MICROBATCHES * 2}
+    more |= {
+        f"{before} then {after}": program_of(seeded("tied", 5), shares.get(after, NUM_MICROBATCHES))
+        for before, after in SWITCHES
+    }
     more["other"] = program_of(seeded("chain"))
     PROGRAMS.update({name: program_of(seeded(name)) for name in MODELS} | more)
     children = []

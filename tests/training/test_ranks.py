@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 
 from autopart.training import fit, load_checkpoint
 from tests.training.models import MODELS, data, plain_losses, plan_of, program_of, seeded, source_of
-from tests.training.ranks import FIFTY, LONGER, PIECES, REPLICAS, WORLD
+from tests.training.ranks import FIFTY, LONGER, PIECES, REPLICAS, SWITCHES, WORLD
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -81,22 +82,36 @@ def test_devices_that_share_layers_train_like_one(directory: Path, ranks: list[d
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("pair", SWITCHES, ids=" then ".join)
+def test_what_one_plan_wrote_another_goes_on_from(pair: tuple[str, str], ranks: list[dict[str, Any]]) -> None:
+    model = seeded("tied")
+    expected = plain_losses(model, LONGER, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))
+    for found in ranks:
+        assert found["switches"][pair] == pytest.approx(expected[6:], rel=1e-5)
+
+
+@pytest.mark.slow
 def test_inputs_and_targets_of_other_samples_are_noticed(ranks: list[dict[str, Any]]) -> None:
     assert all("of step 1 have other samples: the data are not the same in both" in rank["misread"] for rank in ranks)
 
 
 @pytest.mark.slow
-def test_another_plan_and_the_plain_model_go_on_from_what_ranks_wrote(directory: Path) -> None:
-    written = directory / "more-momentum"
-    assert sorted(path.name for path in written.iterdir()) == ["step-00000003", "step-00000006"]
+@pytest.mark.parametrize(("name", "steps"), [("more", (3, 6)), ("shared", (6, 9))])
+def test_another_plan_and_the_plain_model_go_on_from_what_ranks_wrote(
+    name: str, steps: tuple[int, int], directory: Path, tmp_path: Path
+) -> None:
+    kept = sorted(path.name for path in (directory / f"{name}-momentum").iterdir())
+    assert kept == [f"step-{step:08d}" for step in steps]
+    written = tmp_path / "kept"
+    shutil.copytree(directory / f"{name}-momentum" / "step-00000006", written / "step-00000006")
     model = seeded("tied", 8)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     assert load_checkpoint(written, model, optimizer).step == 6
     expected = plain_losses(model, LONGER, optimizer, first=7)
     program = program_of(seeded("tied", 9))
     resumed = fit(
-        program, plan_of(program, 3), source_of(program.module), data(), LONGER, checkpoint_directory=written,
-        resume=True,
+        program, plan_of(program, 3 if name == "more" else 1), source_of(program.module), data(), LONGER,
+        checkpoint_directory=written, resume=True,
     )
     assert resumed.resumed_from_step == 6
     assert resumed.losses == pytest.approx(expected, rel=1e-5)

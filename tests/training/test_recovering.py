@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from autopart import running
+from autopart import modelsource, running, verbs
 from autopart.errors import InfeasibleError, OutOfMemoryError, RankError, UsageError
 from autopart.schema import store
 from autopart.schema.device import Cluster
@@ -20,7 +20,7 @@ from autopart.training import Elastic, Order, checkpoints, train
 from autopart.training.checkpoints import Entries
 from autopart.training.metrics import append
 from autopart.training.records import TrainResult, TrainSpec, stop_path
-from autopart.training.replanning import after_failure, for_straggler
+from autopart.training.replanning import after_failure, for_straggler, replanner
 from autopart.training.stragglers import Straggler, Stragglers
 from tests.running.handmade import make_plan
 from tests.training.models import plan_of, program_of, seeded
@@ -71,6 +71,24 @@ def test_a_lost_link_changes_nothing_and_other_failures_are_the_users() -> None:
     assert after_failure(PLAN, RankError("", fate="link"), replanned) == (PLAN, "the same plan is tried again")
     for fate in ("raised", "disk", "unstarted"):
         assert after_failure(PLAN, RankError("", device="cpu:0", fate=fate), replanned) is None
+
+
+@pytest.mark.parametrize("prefetch", [3, 0])
+def test_a_new_plan_posts_receives_as_early_as_the_first(
+    prefetch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+
+    def plan_source(*_: object, microbatches: int | None, **words: object) -> Plan:
+        asked.append(microbatches)
+        if microbatches is not None:
+            raise InfeasibleError("not with so many")
+        return PLAN
+
+    monkeypatch.setattr(modelsource, "load", lambda *_, **__: None)
+    monkeypatch.setattr(verbs, "plan_source", plan_source)
+    found = replanner("m.py", tmp_path, prefetch)(PLAN, PLAN.cluster)
+    assert found.schedule.prefetch == prefetch and asked == [4, None]
 
 
 def timed(seconds: float) -> Plan:

@@ -1,0 +1,96 @@
+"""How often a stage under 1F1B comes round: its own boundary, its computing, and the boundary behind it.
+
+Torch's Schedule1F1B fuses the send of a value with the receive of a gradient over the same boundary, and waits for
+both; the stage behind does the same the other way round.  So the two meet once per micro-batch and neither computes
+meanwhile: every boundary occupies both of its stages, forward and back.  The period of stage s is
+
+    receive + return of its boundary  +  forward + backward  +  receive + return of the boundary behind it
+
+and a step takes at most  sum of stage times + (M - 1) * the largest period  (a test simulates it); where the stages are
+alike, that long.  GPipe never waits for what it sent, so there the boundary behind does not count.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from autopart.planning.instance import Arcs, Instance
+from autopart.planning.nodes import Home
+from autopart.planning.tables import Crossing
+from autopart.schema.device import Link
+
+__all__ = ["with_periods"]
+
+MOST_ARCS = 40_000
+"""that the stage behind may be told apart in"""
+MOST_NODES = 4000
+
+Floats = npt.NDArray[np.float64]
+Links = Sequence[Sequence[Link | None]]
+
+
+def with_periods(instance: Instance, crossing: Crossing, links: Links, homes: Sequence[Home]) -> Instance:
+    """A 1F1B instance whose arcs' ``seconds`` are periods.
+
+    Where stages behind are reached over different links, an arc is made for each of their link classes, and nodes know
+    the classes on both sides.  Where that would be too many, and where nodes are merged, the quickest link is charged:
+    what is proven is then a lower bound.
+    """
+    num = instance.num_classes
+    few = len(instance.arcs) * num <= MOST_ARCS and num * num * (instance.end + 1) <= MOST_NODES
+    if num > 1 and few and not instance.scattered:
+        return _told_apart(instance, crossing, links)
+    arcs = instance.arcs
+    waits = np.zeros(len(arcs))
+    for group, home in enumerate(homes):
+        for fills in (False, True):
+            chosen = (arcs.group == group) & ((arcs.width == home.widest) == fills) & (arcs.last < instance.end)
+            behind = _behind(instance, links, group, home, fills=fills)
+            waits[chosen] = _least(crossing, behind, instance.end + 1)[arcs.last[chosen]]
+    charged = replace(arcs, seconds=arcs.seconds + waits)
+    return replace(instance, arcs=charged.keep(np.isfinite(charged.seconds)))
+
+
+def _behind(instance: Instance, links: Links, group: int, home: Home, *, fills: bool) -> list[Link]:
+    """Every link that a stage on a group may send over; one that fills its node sends to another."""
+    found = [link for other, link in enumerate(links[group]) if other != group or not fills]
+    if group in instance.scattered or not fills:
+        found.append(home.beyond)
+    return [link for link in found if link is not None]
+
+
+def _least(crossing: Crossing, some: Sequence[Link], num: int) -> Floats:
+    """Of every boundary, the least time over any of the links; inf if there is none."""
+    found = np.full(num, math.inf)
+    for link in {(each.latency_seconds, each.bandwidth_bytes_per_second): each for each in some}.values():
+        found = np.minimum(found, crossing.seconds(link))
+    return found
+
+
+def _told_apart(instance: Instance, crossing: Crossing, links: Links) -> Instance:
+    """Nodes become (boundary, class before it, class behind it)."""
+    num, arcs, classes = instance.num_classes, instance.arcs, np.asarray(instance.link_classes)
+    source = num * num
+    before = np.where(arcs.before == num, source, arcs.before * num + arcs.after)
+    at_end = arcs.last == instance.end
+    parts = [replace(arcs, before=before, after=arcs.after * (num + 1)).keep(at_end)]
+    for behind in range(num):
+        waits = np.full((instance.num_groups, instance.end + 1), math.inf)
+        for group in range(instance.num_groups):
+            some = [link for other, link in enumerate(links[group]) if classes[other] == behind and link is not None]
+            waits[group] = _least(crossing, some[:1], instance.end + 1)
+        seconds = arcs.seconds + waits[arcs.group, arcs.last]
+        part = replace(arcs, before=before, after=arcs.after * num + behind, seconds=seconds)
+        parts.append(part.keep(~at_end & np.isfinite(seconds)))
+    merged = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arcs.__slots__}
+    order = np.lexsort((
+        merged["after"], merged["way"], merged["group"], merged["last"], merged["before"], merged["first"]
+    ))  # fmt: skip
+    return replace(
+        instance, arcs=Arcs(**{name: array[order] for name, array in merged.items()}), num_labels=source,
+    )
