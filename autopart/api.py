@@ -6,12 +6,12 @@ import dataclasses
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
-from autopart import planning, running, splitting
+from autopart import planning, splitting
 from autopart.comparing import compare_source, plan_top_source
 from autopart.errors import UsageError
 from autopart.modelsource import Source, with_batch
@@ -41,30 +41,14 @@ from autopart.verbs import (
     verify_source,
 )
 
+if TYPE_CHECKING:
+    from autopart import running
+
 __all__ = [
-    "compare",
-    "compare_source",
-    "devices_here",
-    "fit",
-    "kind",
-    "kinds",
-    "load_checkpoint",
-    "load_source",
-    "own_kinds",
-    "pipeline",
-    "plan",
-    "plan_source",
-    "plan_top",
-    "plan_top_source",
-    "profile_source",
-    "run_source",
-    "split",
-    "trace",
-    "trace_source",
-    "train_source",
-    "verify",
-    "verify_source",
-]
+    "compare", "compare_source", "devices_here", "fit", "kind", "kinds", "load_checkpoint", "load_source",
+    "own_kinds", "pipeline", "plan", "plan_source", "plan_top", "plan_top_source", "profile_source", "run_source",
+    "split", "trace", "trace_source", "train_source", "verify", "verify_source",
+]  # fmt: skip
 
 
 def trace(
@@ -177,6 +161,8 @@ def pipeline(
         MismatchError: the stages do not do what the model does.
     """
     program = _program(plan, _source(model, args, kwargs), verify)
+    from autopart import running  # planning does without
+
     return running.pipeline(
         program, planning.hidden(plan, prefetch), loss_fn=loss_fn, optimizer=optimizer, compress=compress,
         compress_gradients=compress_gradients,
@@ -268,6 +254,8 @@ def _program(plan: Plan, source: Source, verify: bool) -> Program:
     """The model at the size of the plan's micro-batch, its stages compared with it first if that is wanted."""
     same_model(plan, source.model)
     training = plan.job.mode == "train"
+    from autopart import running
+
     piece = with_batch(source, running.samples_per_replica(plan, running.own_process(plan)))
     program = trace_source(piece, training=training, opaque=plan.model.opaque)
     if verify:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from autopart import modelsource, pastruns, planning, profiling, running, splitting
+from autopart import modelsource, pastruns, planning, profiling, splitting
 from autopart.errors import UsageError
 from autopart.progress import Progress, silent
 from autopart.schema.codec import CodecName
 from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Plan
 from autopart.verbs import same_model
+
+if TYPE_CHECKING:
+    from autopart import running
 
 __all__ = ["run_source"]
 
@@ -46,6 +49,8 @@ def run_source(
         UsageError: a device of the plan is not here, or the plan is of another model.
         RunError: a rank failed; OutOfMemoryError: its device's memory did not do.
     """
+    from autopart import running  # who only plans does not wait for it
+
     planned, plan = plan, planning.hidden(plan, prefetch)
     if emulate is not None:
         plan, warmup = running.emulated_plan(plan, profiling.read_cluster(cluster_file=emulate)), max(2, warmup)

@@ -10,6 +10,7 @@ from autopart import planning, profiling
 from autopart.batchlaw import equal_work
 from autopart.candidates import microbatch_counts, preferred_count
 from autopart.errors import InfeasibleError
+from autopart.keying import models_stay
 from autopart.modelsource import Source, with_batch
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
@@ -47,24 +48,33 @@ def candidates(
     counts = _counts(job, len(cluster.devices))
     none_is_here = all(device.backend == "absent" for device in cluster.devices)
     may_derive = may_derive and none_is_here and not fresh and not opaque
+    training = job.mode == "train"
     found: list[Candidate] = []
     traces: dict[int, Traced] = {}
-    shares: dict[str, int] = {}
     warnings: tuple[PlanWarning, ...] = ()
-    for done, count in enumerate(counts):
-        progress("tracing", done, len(counts))
-        piece, training = with_batch(source, job.batch // count), job.mode == "train"
-        trace = _derived(piece, traces.values(), training) if may_derive else None
-        traces[count] = trace = trace or traced(piece, training=training, opaque=opaque, fresh=fresh)
-        if job.tensor_parallel > 1 and not shares:
-            shares = most_devices(trace, min(job.tensor_parallel, len(cluster.devices)))
-        each = _candidate(count, trace, cluster, job, refresh=refresh, progress=progress, budget=budget)
-        found.append(replace(each, graph=with_most_devices(each.graph, shares)))
-        if trace.num_operators > LARGE_GRAPH and len(counts) > 1:
-            warnings = _one_size_only(job, count)
-            break
+    with models_stay():
+        for done, count in enumerate(counts):
+            progress("tracing", done, len(counts))
+            piece = with_batch(source, job.batch // count)
+            trace = _derived(piece, traces.values(), training) if may_derive else None
+            traces[count] = trace = trace or traced(piece, training=training, opaque=opaque, fresh=fresh)
+            found.append(_candidate(count, trace, cluster, job, refresh=refresh, progress=progress, budget=budget))
+            if trace.num_operators > LARGE_GRAPH and len(counts) > 1:
+                warnings = _one_size_only(job, count)
+                break
     progress("tracing", len(counts), len(counts))
-    return _in_order(found), traces, warnings
+    return _in_order(_with_shares(found, traces, cluster, job)), traces, warnings
+
+
+def _with_shares(
+    found: list[Candidate], traces: Mapping[int, Traced], cluster: Cluster, job: Job
+) -> Iterable[Candidate]:
+    """The candidates with what several devices divide of every weight, where they may share a stage's layers."""
+    widest = min(job.tensor_parallel, len(cluster.devices))
+    if widest < 2:
+        return found
+    known = most_devices(next(trace for trace in traces.values() if not trace.is_derived), widest)
+    return [replace(each, graph=with_most_devices(each.graph, known)) for each in found]
 
 
 def planned(

@@ -31,7 +31,7 @@ LEVELS = {
     **dict.fromkeys(("codecs", "compression"), 2),
     **dict.fromkeys(ROOMS, 3),
     **dict.fromkeys(("advising", "comparing", "explaining", "generating", "training"), 4),
-    **dict.fromkeys(("api", "doctor", "runs", "sizes", "tracecache", "verbs"), 4),
+    **dict.fromkeys(("api", "doctor", "runs", "sharedweights", "sizes", "tracecache", "verbs"), 4),
     "cli": 5,
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""

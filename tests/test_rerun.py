@@ -185,6 +185,7 @@ def test_a_layer_that_writes_to_what_comes_in_is_run_once() -> None:
     program = trace(Tripled().train(), (torch.randn(2, 8),), training=True)
     assert len(program.graph.layers) > 1
     assert rerun_layers(program.segment(0, len(program.graph.layers))).kept == (0,)
+    assert [layer.reruns for layer in program.graph.layers] == [index > 0 for index in range(len(program.graph.layers))]
 
 
 def test_each_layer_keeps_what_comes_in_and_runs_twice() -> None:
@@ -204,8 +205,8 @@ def test_each_layer_keeps_what_comes_in_and_runs_twice() -> None:
     torch.autograd.backward(torch.stack([each.square().mean() for each in outputs]).sum())
     again = {name for name in calls if calls.count(name) == 2}
     assert len(calls) == num_layers + len(again), "none more than twice"
-    saving = {f"layer_{index}" for index, layer in enumerate(program.graph.layers) if layer.saved_bytes}
-    assert saving <= again
+    assert again == {f"layer_{index}" for index, layer in enumerate(program.graph.layers) if layer.reruns}
+    assert all(layer.reruns for layer in program.graph.layers if layer.saved_bytes)
 
 
 def _noting(calls: list[str], name: str) -> Callable[[nn.Module, Any], None]:

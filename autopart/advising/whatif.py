@@ -61,12 +61,16 @@ class Problem:
 
     def found(self, *, using: tuple[str, int] | None = None) -> Variant | None:
         """The best plan that is found anew; ``using`` (a device, a number): with so many like it."""
-        best = (
-            planning.best_variant(each.candidates, self.cluster, each.job, using=using, tolerance=SAME / 4)
-            for each in self.cases
-        )
-        fits = (each for each in best if each is not None and not (self.others and _waits(each, self.generates)))
-        return min(fits, key=lambda each: each.step_seconds, default=None)
+        best = (self._of_case(each, using) for each in self.cases)
+        return min(filter(None, best), key=lambda each: each.step_seconds, default=None)
+
+    def _of_case(self, case: Case, using: tuple[str, int] | None) -> Variant | None:
+        """The best of one case; where text is generated with no more stages than groups, as the planner has it."""
+        best = planning.best_variant(case.candidates, self.cluster, case.job, using=using, tolerance=SAME / 4)
+        if best is None or not self.others or not 1 < best.num_microbatches < len(best.devices):
+            return best
+        job = replace(case.job, stages=best.num_microbatches)
+        return planning.best_variant(case.candidates, self.cluster, job, using=using, tolerance=SAME / 4)
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -165,11 +169,6 @@ def _slower(row: KindProfile, factor: float) -> KindProfile:
         backward_seconds=tuple(each * factor for each in row.backward_seconds),
         optimizer_seconds=tuple(each * factor for each in row.optimizer_seconds),
     )  # fmt: skip
-
-
-def _waits(variant: Variant, generates: bool) -> bool:
-    """Whether stages wait for the last token of a group, as the planner does not let them."""
-    return generates and 1 < variant.num_microbatches < len(variant.devices)
 
 
 def is_other(problem: Problem) -> bool:

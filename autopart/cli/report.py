@@ -30,7 +30,7 @@ def report(
     )] = None,
     trace: Annotated[Path | None, typer.Option(
         "--trace", metavar="FILE", callback=writable,
-        help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON",
+        help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON; with --measured the run's last step too",
     )] = None,
 ) -> None:
     """Write a plan as an HTML report, and its timeline as a Chrome trace.
@@ -41,22 +41,22 @@ def report(
     """
     if output is None and trace is None:
         raise UsageError("nothing to write: give -o report.html, or --trace trace.json")
-    if measured is not None and output is None:
-        raise UsageError("--measured is shown in the HTML report: give -o report.html too")
     from autopart import planning, reporting
     from autopart.schema.store import load_measurement, load_plan, write_text
 
     plan = load_plan(plan_file)
     timeline = planning.simulate(plan)
+    measurement = None if measured is None else load_measurement(measured)
+    replay = None if measurement is None else planning.simulate(_as_measured(plan, measurement))
     if output is not None:
-        measurement = None if measured is None else load_measurement(measured)
-        replay = None if measurement is None else planning.simulate(_as_measured(plan, measurement))
         write_text(reporting.report_html(
             plan, timeline, planning.explain(plan), measurement=measurement, replay=replay
         ), output)
         note(f"wrote {output}")
     if trace is not None:
-        write_text(reporting.chrome_trace(timeline, plan), trace)
+        if measurement is not None and not measurement.events:
+            note(f"autopart: warning: {measured} has no events, so the trace is of the simulation only; run the plan again")
+        write_text(reporting.chrome_trace(timeline, plan, measurement.events if measurement else ()), trace)
         note(f"wrote {trace}; open it at chrome://tracing or ui.perfetto.dev")
 
 

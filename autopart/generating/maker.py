@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, cast
 
 from autopart import planning, profiling
@@ -34,16 +35,12 @@ class Maker:
         self._words, self._progress = words, progress
         self._prefill = phases.prefill()
         self._prefill_profile = _estimated(self._prefill, cluster)
+        self._decode = functools.cache(self._decoded)
 
     @property
     def requests(self) -> Requests:
         """What is served."""
         return self._requests
-
-    @property
-    def cluster(self) -> Cluster:
-        """What on."""
-        return self._cluster
 
     def of(self, requests: Requests) -> Maker:
         """The same for other requests, in any number of groups."""
@@ -56,6 +53,15 @@ class Maker:
             return (self._first_tokens(),)
         return tuple(map(self._case, self._counts()))
 
+    def together(self) -> Case:
+        """The case in which all requests are one group."""
+        return self._case(1)
+
+    def _decoded(self, num_requests: int) -> tuple[Graph, Profile]:
+        """A token of each of so many requests, with its times."""
+        graph = self._phases.decode(num_requests)
+        return graph, _estimated(graph, self._cluster)
+
     def _counts(self) -> tuple[int, ...]:
         wanted = self._words.get("microbatches")
         if wanted and self._requests.concurrency % wanted:
@@ -66,14 +72,13 @@ class Maker:
 
     def most(self) -> Plan:
         """The plan with most tokens per second, among all numbers of groups."""
-        wanted, found, failed = self._words.get("microbatches"), [], None
+        found, failed = [], None
         for count in self._counts():
             try:
-                plan = self._planned(self._case(count))
+                plan = self._unhindered(self._case(count), count)
             except InfeasibleError as error:
                 failed = failed or error
-                continue
-            if len(plan.stages) <= count or count == 1 or wanted:
+            else:
                 found.append(dataclasses.replace(plan, generation=self._given(plan, count)))
         if not found:
             raise failed or InfeasibleError("no plan was found; give another --concurrency")
@@ -86,9 +91,17 @@ class Maker:
         given = (self._given(plan, count) for count in counts)
         return dataclasses.replace(plan, generation=max(given, key=lambda each: each.tokens_per_second))
 
+    def _unhindered(self, case: Case, count: int) -> Plan:
+        """The best plan with no more stages than groups: with more some would wait for a request's last token."""
+        plan = self._planned(case)
+        if 1 < count < len(plan.stages) and not self._words.get("microbatches"):
+            fewer = self._planned(dataclasses.replace(case, job=dataclasses.replace(case.job, stages=count)))
+            return dataclasses.replace(fewer, job=case.job)
+        return plan
+
     def _first_tokens(self) -> Case:
         """One prompt, with the memory of all requests."""
-        decode = self._phases.decode(self._requests.concurrency)
+        decode, _ = self._decode(self._requests.concurrency)
         graph = dataclasses.replace(mixed(self._prefill, decode, 1), values=self._prefill.values)
         candidate = Candidate(num_microbatches=1, graph=graph, profile=self._prefill_profile)
         return Case(candidates=(candidate,), job=self._job(batch=1, microbatches=1, objective="latency"))
@@ -104,8 +117,7 @@ class Maker:
 
     def _candidate(self, num_groups: int, rounds: int) -> Candidate:
         """Rounds of decode with their share of the prefills."""
-        decode = self._phases.decode(self._requests.concurrency // num_groups)
-        profile = _estimated(decode, self._cluster)
+        decode, profile = self._decode(self._requests.concurrency // num_groups)
         tokens = self._requests.new_tokens
         rows = (
             dataclasses.replace(one, forward_seconds=tuple(
@@ -140,9 +152,9 @@ class Maker:
         """
         requests = self._requests
         size = requests.concurrency // num_groups
-        decode = self._phases.decode(size)
+        decode, profile = self._decode(size)
         prefills = self._stage_seconds(plan, self._prefill, self._prefill_profile)
-        decodes = self._stage_seconds(plan, decode, _estimated(decode, self._cluster))
+        decodes = self._stage_seconds(plan, decode, profile)
         tokens = requests.new_tokens
         busy = [((tokens - 1) * each + size * prompt) / tokens for each, prompt in zip(decodes, prefills, strict=True)]
         seconds = max(num_groups * max(busy), sum(busy))

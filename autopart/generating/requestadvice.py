@@ -6,10 +6,10 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 
-from autopart.advising import WORTH, Finder, Problem
+from autopart.advising import WORTH, Case, Finder, Problem
 from autopart.generating.maker import Maker
 from autopart.schema.advice import Advice, Variant
-from autopart.schema.generation import WeightFormat
+from autopart.schema.generation import Requests, WeightFormat
 from autopart.units import format_seconds
 
 __all__ = ["request_finders"]
@@ -22,27 +22,48 @@ NARROWER: tuple[WeightFormat, ...] = ("int8", "int4")
 
 def request_finders(maker: Maker) -> tuple[Finder, ...]:
     """Advice about the requests of a plan, solved anew with other ones."""
-    return tuple(functools.partial(find, maker) for find in (_more_at_once, _narrower_weights, _from_requests))
+    others = _Others(maker)
+    return tuple(functools.partial(find, others) for find in (_more_at_once, _narrower_weights, _from_requests))
 
 
-def _at(maker: Maker, problem: Problem, **words: object) -> Problem:
-    """The plan's problem with other requests, in any number of groups."""
-    first, *others = maker.of(dataclasses.replace(maker.requests, **words)).cases()  # type: ignore[arg-type]
-    return dataclasses.replace(problem, candidates=first.candidates, job=first.job, others=tuple(others))
+class _Others:
+    """The plan's problem with other requests, in any number of groups; each is made once."""
+
+    def __init__(self, maker: Maker) -> None:
+        self._maker = maker
+        self.requests = maker.requests
+        self._known: dict[Requests, Problem] = {}
+
+    def at(self, problem: Problem, **words: object) -> Problem:
+        """The problem with some of the requests' words changed."""
+        requests = dataclasses.replace(self.requests, **words)  # type: ignore[arg-type]
+        if requests not in self._known:
+            first, *others = self._maker.of(requests).cases()
+            self._known[requests] = _with_cases(problem, first, tuple(others))
+        return self._known[requests]
+
+    def fits(self, problem: Problem, concurrency: int) -> bool:
+        """Whether there is room for so many requests, in one group."""
+        maker = self._maker.of(dataclasses.replace(self.requests, concurrency=concurrency))
+        return _with_cases(problem, maker.together(), ()).solved is not None
 
 
-def _more_at_once(maker: Maker, problem: Problem) -> Iterator[Advice]:
+def _with_cases(problem: Problem, first: Case, others: tuple[Case, ...]) -> Problem:
+    return dataclasses.replace(problem, candidates=first.candidates, job=first.job, others=others)
+
+
+def _more_at_once(others: _Others, problem: Problem) -> Iterator[Advice]:
     """Four times as many requests, or twice if those do not fit; and how many do."""
-    now = maker.requests.concurrency
+    now = others.requests.concurrency
     if problem.job.objective == "latency":
         return
     best: tuple[int, Variant] | None = None
     for factor in (4, 2):
-        solved = _at(maker, problem, concurrency=factor * now).solved
+        solved = others.at(problem, concurrency=factor * now).solved
         if solved is not None:
             best = factor * now, solved
             break
-    most = _most_that_fit(maker, problem, best[0] if best else now)
+    most = _most_that_fit(others, problem, best[0] if best else now)
     room = f"{most} fit at once" if most < MOST_REQUESTS else f"{MOST_REQUESTS} and more fit at once"
     gain, kept = problem.gain(best[1] if best else None), problem.kept
     if best is not None and kept is not None and gain > WORTH:
@@ -59,28 +80,26 @@ def _more_at_once(maker: Maker, problem: Problem) -> Iterator[Advice]:
         )  # fmt: skip
 
 
-def _most_that_fit(maker: Maker, problem: Problem, least: int) -> int:
-    """Requests at once for whose caches there is room, up to a twentieth."""
-    def fits(number: int) -> bool:
-        return _at(maker, problem, concurrency=number).solved is not None
-
+def _most_that_fit(others: _Others, problem: Problem, least: int) -> int:
+    """Requests at once for whose caches there is room, to within a tenth."""
     low, high = least, 2 * least
-    while high <= MOST_REQUESTS and fits(high):
+    while high <= MOST_REQUESTS and others.fits(problem, high):
         low, high = high, 2 * high
     if high > MOST_REQUESTS:
         return MOST_REQUESTS
-    while high - low > max(1, low // 20):
+    while high - low > max(1, low // 10):
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if others.fits(problem, middle) else (low, middle)
     return low
 
 
-def _narrower_weights(maker: Maker, problem: Problem) -> Iterator[Advice]:
+def _narrower_weights(others: _Others, problem: Problem) -> Iterator[Advice]:
     """Weights in 8 and in 4 bits, where they are as built."""
-    if maker.requests.weights != "as-built":
+    used = problem.kept.num_devices if problem.kept is not None else 0
+    if others.requests.weights != "as-built":
         return
     for weights in NARROWER:
-        best = _at(maker, problem, weights=weights).solved
+        best = others.at(problem, weights=weights).solved
         gain = problem.gain(best)
         if best is not None and gain > WORTH:
             what = "the first token so many times sooner" if problem.job.objective == "latency" else "tokens/s"
@@ -88,29 +107,30 @@ def _narrower_weights(maker: Maker, problem: Problem) -> Iterator[Advice]:
             yield Advice(
                 code="weights", gain=gain, basis="solved",
                 message=f"--weights {weights}: {figure} {what}"
-                f"{' on one device' if best.num_devices == 1 else ''}; answers change a little",
+                f"{' on one device' if best.num_devices == 1 < used else ''}; answers change a little",
             )  # fmt: skip
 
 
-def _from_requests(maker: Maker, problem: Problem) -> Iterator[Advice]:
+def _from_requests(others: _Others, problem: Problem) -> Iterator[Advice]:
     """The least number of requests at once, a power of two, at which splitting beats one device."""
-    if problem.job.objective == "latency" or len(problem.cluster.devices) < 2 or problem.alone is None:
+    kept, now = problem.kept, others.requests.concurrency
+    if problem.job.objective == "latency" or len(problem.cluster.devices) < 2 or kept is None or problem.alone is None:
         return
-    count, most = 1, 4 * maker.requests.concurrency
-    while count <= most:
-        served = _at(maker, problem, concurrency=count)
+    most = now if kept.num_devices > 1 else 4 * now
+    for count in (2**exponent for exponent in range(0 if most == now else (now + 1).bit_length(), most.bit_length())):
+        served = others.at(problem, concurrency=count)
         split, single = served.solved, served.alone
-        if split is None:
+        if split is None or single is None:
             return
-        if split.num_devices > 1 and single is not None and single.step_seconds > split.step_seconds * WORTH:
+        if split.num_devices > 1 and single.step_seconds > split.step_seconds * WORTH:
             yield Advice(
                 code="splitting", gain=None, basis="solved",
                 message=f"splitting pays from {count} request{'s' if count > 1 else ''} at once: "
                 f"{single.step_seconds / split.step_seconds:.2f}x {single.devices[0][0]} alone",
             )  # fmt: skip
             return
-        count *= 2
-    yield Advice(
-        code="splitting", gain=None, basis="solved",
-        message=f"splitting does not pay for up to {count // 2} requests at once",
-    )  # fmt: skip
+    if most != now:
+        yield Advice(
+            code="splitting", gain=None, basis="solved",
+            message=f"splitting does not pay for up to {2 ** (most.bit_length() - 1)} requests at once either",
+        )  # fmt: skip

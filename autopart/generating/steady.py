@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import Any
 
 import torch
@@ -22,8 +23,14 @@ from autopart.schema.generation import Requests
 from autopart.schema.graph import Graph
 from autopart.schema.plan import Check, Plan, PlanWarning
 from autopart.tracecache import Traced, traced
+from autopart.units import format_count, format_seconds
 
 __all__ = ["group_counts", "plan_generation", "requests_of"]
+
+STEP = re.compile(r"(?: with \d+ micro-batch(?:es)?)?, [^,;()]+ a step")
+"""in a verdict, how many micro-batches and how long they take"""
+
+STEPS = re.compile(r" \([^()]* a step\)")
 
 LENGTH = 2
 """tokens of a sequence in the traces (of 3 sequences and more); a single one is a case of its own to some models"""
@@ -89,11 +96,26 @@ def plan_generation(
     maker = Maker(phases, requests, cluster, left, progress)
     best = maker.soonest() if left.get("objective") == "latency" else maker.most()
     check = Check(name="values", outcome="skipped", detail="a plan for generation is priced, not run")
-    best = dataclasses.replace(best, checks=(check,), warnings=(*best.warnings, *_assumed(cluster)))
+    best = dataclasses.replace(_in_tokens(best), checks=(check,), warnings=(*best.warnings, *_assumed(cluster)))
     if not advice:
         return best
     own, *others = sorted(maker.cases(), key=lambda case: case.job != best.job)
     return advised(best, own.candidates, others=tuple(others), more=request_finders(maker), progress=progress)
+
+
+def _in_tokens(plan: Plan) -> Plan:
+    """The plan with a verdict about tokens: its step, of many rounds, is of no interest to who reads text."""
+    given = plan.generation
+    assert given is not None, "a plan of generated text"
+    first, each = map(format_seconds, (given.time_to_first_token_seconds, given.time_per_output_token_seconds))
+    rate = f"{format_count(given.tokens_per_second)} new tokens/s"
+    now = f"{first} to the first token, {rate}" if plan.job.objective == "latency" else (
+        f"{rate}, a token of each request every {each}"
+    )
+    ways = f" with {given.num_groups} groups of requests" if len(plan.stages) > 1 < given.num_groups else ""
+    verdict = STEP.sub(lambda _: f"{ways}, {now}", plan.verdict, count=1)
+    excluded = tuple(dataclasses.replace(each, reason=STEPS.sub("", each.reason)) for each in plan.excluded)
+    return dataclasses.replace(plan, verdict=STEPS.sub("", verdict), excluded=excluded)
 
 
 def _phases(source: Source, decoder: Decoder, requests: Requests, progress: Progress, fresh: bool) -> Phases:

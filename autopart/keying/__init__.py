@@ -2,6 +2,6 @@
 
 from autopart.keying.codekey import code_key, file_digest, loaded_files
 from autopart.keying.identity import fingerprint
-from autopart.keying.modelkey import model_key
+from autopart.keying.modelkey import model_key, models_stay
 
-__all__ = ["code_key", "file_digest", "fingerprint", "loaded_files", "model_key"]
+__all__ = ["code_key", "file_digest", "fingerprint", "loaded_files", "model_key", "models_stay"]

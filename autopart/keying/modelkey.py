@@ -6,7 +6,9 @@ torch.export alone cannot depend on them.  Where a model holds something that ca
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -16,7 +18,36 @@ from torch.nn.modules import module as module_hooks
 from autopart.keying.codekey import code_key
 from autopart.keying.spelling import CannotSpellError, Spelling
 
-__all__ = ["model_key"]
+__all__ = ["model_key", "models_stay"]
+
+_BEGUN: ContextVar[dict[tuple[int, str], tuple[nn.Module, Spelling]] | None] = ContextVar("begun", default=None)
+
+
+@contextlib.contextmanager
+def models_stay() -> Iterator[None]:
+    """Within, no model is changed, so that each is spelled once, which takes long, for all its keys."""
+    token = _BEGUN.set({})
+    try:
+        yield
+    finally:
+        _BEGUN.reset(token)
+
+
+def _begun(model: nn.Module, stands_for: str) -> Spelling:
+    """A spelling of the model, to which more can be added.
+
+    Raises:
+        CannotSpellError: something in it cannot be spelled.
+    """
+    known = _BEGUN.get()
+    if known is not None and (id(model), stands_for) in known:
+        return known[id(model), stands_for][1].copy()
+    spelling = Spelling(stands_for=stands_for)
+    spelling.add(model)
+    if known is not None:
+        known[id(model), stands_for] = (model, spelling.copy())
+    return spelling
+
 
 def model_key(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, training: bool, name: str,
@@ -36,9 +67,8 @@ def model_key(
     code = code_key(model)
     if not code:
         return ()
-    spelling = Spelling(stands_for=stands_for)
     try:
-        spelling.add(model)
+        spelling = _begun(model, stands_for)
         spelling.add_call((args, dict(kwargs)))
         spelling.add(_global_hooks())
         if loss is not None:

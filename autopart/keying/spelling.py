@@ -59,6 +59,13 @@ class Spelling:
         self._meta = stands_for or "meta"
         self._left = -1
 
+    def copy(self) -> Spelling:
+        """One that goes on from here without this one."""
+        other = Spelling(stands_for=self._meta)
+        other._digest, other._left = self._digest.copy(), self._left
+        other._seen, other._kept, other._storages = dict(self._seen), [*self._kept], dict(self._storages)
+        return other
+
     def hexdigest(self) -> str:
         """Of all that was added."""
         return self._digest.hexdigest()

@@ -1,33 +1,40 @@
-"""What a plan says in words: the verdict, why devices are left out, and what to watch."""
+"""What a plan says in words: the verdict, and why devices are left out."""
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import groupby, pairwise
 
 from autopart.planning.chain import best_path, is_exact
 from autopart.planning.effort import Effort
 from autopart.planning.groups import group_devices
 from autopart.planning.instance import Instance
 from autopart.planning.memory import Rules, stage_facts, stage_memory
-from autopart.planning.optimum import Optimum, instances_of, is_large, options_of
+from autopart.planning.optimum import instances_of, is_large, options_of
 from autopart.planning.options import LOOPED, Option, rank, schedules
 from autopart.planning.quantities import amount_of, rent_of
 from autopart.planning.wishes import apart_devices
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
-from autopart.schema.plan import Baseline, Excluded, PlanWarning, Proof
+from autopart.schema.plan import Baseline, Excluded, Proof
+from autopart.schema.problem import Candidate
 from autopart.units import format_bytes, format_seconds
 
-__all__ = ["reasons", "verdict_of", "warnings_of"]
+__all__ = ["reasons", "verdict_of"]
 
 
-def reasons(option: Option, cluster: Cluster, job: Job, proof: Proof, effort: Effort) -> tuple[Excluded, ...]:
-    """Why every device that an option leaves out is left out, each with a number."""
+def reasons(
+    option: Option, candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, proof: Proof, effort: Effort
+) -> tuple[Excluded, ...]:
+    """Why every device that an option leaves out is left out, each with a number, over all candidates."""
     used = set(option.layout.used)
     excluded: dict[str, str] = {}
     groups = group_devices(cluster, apart_devices(job, cluster))
     solved = len(used) < len(cluster.devices) and proof.least is None and job.method == "optimal"
-    instances = instances_of(option.candidate, cluster, job) if solved and not effort.is_over() else []
+    instances = [
+        (candidate, instance)
+        for candidate in (candidates if solved and not effort.is_over() else ())
+        for instance in instances_of(candidate, cluster, job)
+    ]
     for number, group in enumerate(groups):
         left_out = [device.name for device in group.devices if device.name not in used]
         if left_out:
@@ -40,7 +47,7 @@ def reasons(option: Option, cluster: Cluster, job: Job, proof: Proof, effort: Ef
 
 def _reason(
     option: Option, cluster: Cluster, job: Job, at_least: tuple[int, ...], name: str, proof: Proof,
-    instances: list[Instance], effort: Effort,
+    instances: list[tuple[Candidate, Instance]], effort: Effort,
 ) -> str:
     if job.method != "optimal":
         return f"method '{job.method}' fills {len(option.layout.used)} devices without it"
@@ -48,14 +55,14 @@ def _reason(
         return _no_less(proof)
     if option.layout.schedule in LOOPED:
         return f"no placement tried with it is faster; no plan at all is more than {proof.gap:.2%} faster"
-    merged = any(instance.cluster != cluster for instance in instances)
-    if not instances or merged or any(is_large(instance) for instance in instances) or effort.is_over():
+    merged = any(instance.cluster != cluster for _, instance in instances)
+    if not instances or merged or any(is_large(instance) for _, instance in instances) or effort.is_over():
         return f"does not help: no plan, with it or without, is more than {proof.gap:.2%} faster"
     others = [
         other
-        for each in instances
+        for candidate, each in instances
         for other in options_of(
-            option.candidate, cluster, job, each, best_path(each, at_least=at_least, out_of_time=effort.is_over)
+            candidate, cluster, job, each, best_path(each, at_least=at_least, out_of_time=effort.is_over)
         )
     ]
     if not others and effort.is_over():
@@ -64,7 +71,7 @@ def _reason(
         return _cannot_help(option, cluster, job, name)
     best = min(others, key=lambda other: rank(other, job))
     factor = rank(best, job)[0] / rank(option, job)[0]
-    is_best = is_exact(instances[0].counts, instances[0].widest) and not effort.is_over()
+    is_best = all(is_exact(each.counts, each.widest) for _, each in instances) and not effort.is_over()
     which = "the best plan" if is_best else "the best plan found"
     seconds = format_seconds(rank(best, job)[0])
     if factor < 1.005:
@@ -116,8 +123,8 @@ def verdict_of(
     if job.method != "even" and len(cluster.devices) > 1:
         parts.append(_against("an even split", by_name["even"]))
     text = ", ".join(part for part in parts if part)
-    if excluded:
-        text += f"; leave out {_names(tuple(e.device for e in excluded))}: {excluded[0].reason}"
+    for reason, group in groupby(excluded, key=lambda each: each.reason):
+        text += f"; leave out {_names(tuple(each.device for each in group))}: {reason}"
     return text + "."
 
 
@@ -163,141 +170,3 @@ def _against(what: str, baseline: Baseline) -> str:
     if baseline.factor < 1:
         return f"{1 / baseline.factor:.2f}x slower than {what}"
     return f"{baseline.factor:.2f}x faster than {what}"
-
-
-def warnings_of(
-    option: Option, cluster: Cluster, job: Job, optimum: Optimum, proof: Proof, baselines: tuple[Baseline, ...]
-) -> tuple[PlanWarning, ...]:
-    """What the user should know of the plan."""
-    return (
-        *_about_figures(option, cluster, job, optimum),
-        *_about_proof(job, optimum, proof),
-        *_about_pipeline(option, job, baselines),
-        *_about_memory(option),
-    )
-
-
-def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum) -> list[PlanWarning]:
-    """Where the plan's figures are weaker than they look."""
-    found = []
-    kinds = {cluster.device(name).kind for name in option.layout.devices}
-    estimated = sorted(
-        kind.kind for kind in option.candidate.profile.kinds if kind.origin == "estimated" and kind.kind in kinds
-    )
-    if estimated:
-        found.append(PlanWarning(
-            code="estimated-profile",
-            message=f"times on {', '.join(estimated)} are estimated from data sheets, not measured",
-            suggestion="plan again on a machine that has them: what is there is measured",
-        ))
-    wider = {kind.kind: kind.computes_as for kind in option.candidate.profile.kinds if kind.kind in kinds}
-    for kind, pairs in sorted((kind, pairs) for kind, pairs in wider.items() if pairs):
-        number = sum(cluster.device(name).kind == kind for name in option.layout.used)
-        found.append(PlanWarning(
-            code="no-such-dtype",
-            message=f"{kind} has no units for {', '.join(narrow for narrow, _ in pairs)}: {number} device"
-            f"{'s' if number > 1 else ''} of the plan compute{'' if number > 1 else 's'} in {pairs[0][1]}, "
-            "and the times are of that",
-            suggestion="--dtype float16, which more kinds have, if the model stands its range (at most 65,504)",
-        ))
-    if shared := [str(index) for index in range(option.layout.num_stages) if option.layout.way(index).tensor > 1]:
-        found.append(PlanWarning(
-            code="all-weights-shared",
-            message=f"stage {', '.join(shared)}: every weight is taken to be shared by the stage's devices; those that "
-            "a run has to keep whole need more time and memory than planned",
-            suggestion="the verdict of `autopart run` names them with their bytes",
-        ))
-    if optimum.merged:
-        found.append(PlanWarning(
-            code="merged-layers",
-            message=f"{len(option.candidate.graph.layers)} layers were merged into items; the proof is about those",
-            suggestion="trace the model at a coarser level if every cut matters",
-        ))
-    if job.mode == "infer" and job.schedule not in (None, "gpipe"):
-        found.append(PlanWarning(
-            code="schedule-ignored", message=f"inference has no backward to interleave: {job.schedule} runs as gpipe",
-            suggestion="leave --schedule away for inference",
-        ))
-    return found
-
-
-def _about_proof(job: Job, optimum: Optimum, proof: Proof) -> list[PlanWarning]:
-    """Where the proof falls short."""
-    found = []
-    if proof.outcome == "feasible" and optimum.closed and optimum.nodes_merged:
-        found.append(PlanWarning(
-            code="gap-not-reached",
-            message=f"the plan is proven to within {proof.gap:.2%} only: there are many nodes, and the bound takes the "
-            "best link of every two kinds for all of theirs",
-            suggestion="nothing to do if the gap is small; else plan for fewer nodes, whose links are told apart",
-        ))
-    elif proof.outcome == "feasible" and optimum.closed:
-        found.append(PlanWarning(
-            code="beyond-the-model",
-            message=f"by the objective that is proven the plan is {proof.gap:.2%} above the bound, "
-            "but simulated event by event it is faster than the plan that attains it",
-            suggestion="nothing to do: the prediction is the simulation's (see docs/model.md, 'What is proven')",
-        ))
-    elif proof.outcome == "feasible":
-        found.append(PlanWarning(
-            code="gap-not-reached",
-            message=f"the plan is proven to within {proof.gap:.2%} only, not {job.gap:.2%}",
-            suggestion="give a longer --time-limit, or accept a larger --gap",
-        ))
-    if optimum.remark:
-        found.append(PlanWarning(
-            code="solver-fallback", message=optimum.remark,
-            suggestion="nothing to do if the gap is small; else choose --solver or a longer --time-limit",
-        ))
-    return found
-
-
-def _about_pipeline(option: Option, job: Job, baselines: tuple[Baseline, ...]) -> list[PlanWarning]:
-    """Where devices wait."""
-    found = []
-    layout, step = option.layout, option.step_seconds
-    if layout.num_stages > 1:
-        shares = [0.0] * (max(layout.ranks) + 1)
-        for index, device in enumerate(layout.ranks):
-            shares[device] += option.busy_seconds(index) / step
-        lowest = min(range(len(shares)), key=lambda index: shares[index])
-        name = tuple(dict.fromkeys(layout.devices))[lowest]
-        if shares[lowest] < 0.8:
-            found.append(PlanWarning(
-                code="low-utilisation",
-                message=f"{name} (stage {lowest}) computes {shares[lowest]:.0%} of the time",
-                suggestion="more micro-batches, a faster link, or devices of more equal speed",
-            ))
-        bubble = 1 - sum(shares) / len(shares)
-        if bubble > 0.1:
-            found.append(PlanWarning(
-                code="bubble", message=f"the devices idle {bubble:.0%} of a step",
-                suggestion=f"a larger batch in more than {layout.num_microbatches} micro-batches shortens the bubble",
-            ))
-        if layout.num_microbatches < len(shares):
-            found.append(PlanWarning(
-                code="few-microbatches",
-                message=f"{layout.num_microbatches} micro-batches cannot keep {len(shares)} stages busy",
-                suggestion=f"use a batch that divides into at least {len(shares)} micro-batches",
-            ))
-    single = next(b for b in baselines if b.name == "single-device")
-    timed = job.objective in ("throughput", "latency") and job.max_usd_per_hour is None
-    if timed and single.factor is not None and single.factor < 1 - 1e-6:
-        found.append(PlanWarning(
-            code="single-device-faster",
-            message=f"one device alone takes {format_seconds(single.step_seconds or 0.0)} a step, the plan longer",
-            suggestion="leave --microbatches, --stages and --method to the planner",
-        ))
-    return found
-
-
-def _about_memory(option: Option) -> list[PlanWarning]:
-    return [
-        PlanWarning(
-            code="memory-tight",
-            message=f"{device} is {cost.memory.total / cost.capacity_bytes:.1%} full at its peak",
-            suggestion="give it a lower --max-memory to keep a reserve, or use more micro-batches",
-        )
-        for cost, device in zip(option.costs, option.layout.devices, strict=True)
-        if cost.memory.total > 0.95 * cost.capacity_bytes
-    ]

@@ -7,7 +7,7 @@ memory is taken from the facts of each stage.
 from __future__ import annotations
 
 import math
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 from autopart.planning.codecs import codecs_of
 from autopart.planning.kvcache import ELEMENT_BYTES
@@ -68,9 +68,7 @@ def _check_layers(plan: Plan, candidate: Candidate) -> list[int]:
     _require(plan.model.fingerprint == graph.fingerprint, "the plan is of another model")
     placed = [name for stage in plan.stages for name in stage.layers]
     _require(placed == [layer.name for layer in graph.layers], "the stages do not hold every layer once and in order")
-    boundaries = [0]
-    for stage in plan.stages:
-        boundaries.append(boundaries[-1] + len(stage.layers))
+    boundaries = [0, *accumulate(len(stage.layers) for stage in plan.stages)]
     for cut in boundaries[1:-1]:
         _require(cut in graph.legal_cuts, f"cut before layer {cut} ({graph.layers[cut].name}) is not legal")
     return boundaries
@@ -87,13 +85,12 @@ def _check_devices(plan: Plan) -> None:
 
 
 def _check_wishes(plan: Plan) -> None:
-    """Pins, bans and layers that stay together, by name; simpler methods do not know them."""
-    if plan.job.method != "optimal":
-        return
-
+    """Pins, bans and layers that stay together, by name, and that all stages recompute."""
     def stages_of(name: str) -> list[Stage]:
         return [s for s in plan.stages if any(n == name or n.startswith(f"{name}.") for n in s.layers)]
 
+    wanted = {"never": (False,), "always": (True,), "auto": (False, True)}[plan.job.recompute]
+    _require(all(stage.recompute in wanted for stage in plan.stages), f"--recompute {plan.job.recompute} is not kept")
     for name, device in plan.job.pins:
         _require(all(device in stage.devices for stage in stages_of(name)), f"{name} is not on {device}")
     for name, device in plan.job.forbidden:

@@ -10,6 +10,7 @@ from autopart.planning.groups import link_between
 from autopart.planning.memory import Rules, stage_memory
 from autopart.planning.onedevice import in_flight_of, together
 from autopart.planning.parallel import ALONE, Way, gradient_seconds, layer_times, way_facts
+from autopart.planning.remembering import per_graph
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, ScheduleName
@@ -121,6 +122,9 @@ def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layou
     return tuple(replace(cost, memory=memory) for cost, memory in zip(costs, memories, strict=True))
 
 
+_known_facts = per_graph(way_facts)
+
+
 def _stage_cost(
     candidate: Candidate, cluster: Cluster, rules: Rules, layout: Layout, index: int,
     exchanges: dict[tuple[int, int], float], in_flight: int, codecs: tuple[Codec, ...],
@@ -132,7 +136,7 @@ def _stage_cost(
     receive = back = 0.0
     if index and layout.devices[index - 1] != name:
         receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first, codecs)
-    facts = way_facts(candidate.graph, first, last, way)
+    facts = _known_facts(candidate.graph, first, last, way)
     once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
     return StageCost(
         forward_seconds=sum(times.forward[first:last]),

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 
 from autopart.planning.dagbalance import balance_bound, balance_prices, simple_prices
 from autopart.planning.dagmerge import absorb_leaves
+from autopart.planning.dagpacking import packing_bound
 from autopart.planning.dagplan import Placement, largest_load, place_nodes
-from autopart.planning.dagproblem import DagProblem, Part, part_bytes
+from autopart.planning.dagproblem import DagProblem, Part, contract, part_bytes
 from autopart.planning.dagprogram import improve_or_prove
 from autopart.planning.dagsearch import search
 from autopart.schema.job import SolverName
@@ -26,6 +27,9 @@ MOST_VARIABLES = 60_000
 SEARCH_SHARE = 0.3
 """of the time, for the search before the program"""
 
+PACKING_SHARE = 0.3
+"""of the time, for the packing bound"""
+
 POLISH_SHARE = 0.1
 """of the time, for the search after the program has found something better"""
 
@@ -40,28 +44,82 @@ def non_contiguous(
     """The best placement of any shape; ``start`` is where the search begins, if it fits."""
     began = clock()
     light = absorb_leaves(problem, with_bytes=False).problem
-    balance = max(balance_bound(light, way(light)) for way in (balance_prices, simple_prices))
-    start_parts = _start(problem, light, start.parts) or _first_fit(light)
-    parts = _searched(light, start_parts, balance * (1 + gap), began + SEARCH_SHARE * time_limit_seconds, clock)
-    value = largest_load(light, parts)
-    bound, name, solved_by = balance, "fractional balance", "tabu search"
-    if value > bound * (1 + gap) and _num_variables(light) <= MOST_VARIABLES:
+    known = _balance(light), "fractional balance"
+    parts = _start(problem, light, start.parts) or _first_fit(light)
+    parts = _searched(light, parts, known[0] * (1 + gap), began + SEARCH_SHARE * time_limit_seconds, clock)
+    value, solved_by = largest_load(light, parts), "tabu search"
+    tight, item_of = _joined(light, value)
+    known = max(known, (min(_balance(tight), value), known[1]))
+    deadline = clock() + PACKING_SHARE * time_limit_seconds
+    known = _packed(tight, known, value / (1 + SHARP * gap), deadline, clock)
+    if value > known[0] * (1 + gap) and _num_variables(tight) <= MOST_VARIABLES:
+        most = 2 * _worst(tight)  # so that "infeasible" is about all placements
         left = max((1 - POLISH_SHARE) * time_limit_seconds - (clock() - began), 1.0)
         verdict = improve_or_prove(
-            light, incumbent=value if parts else _worst(light), bound=bound, gap=SHARP * gap, solver=solver,
+            tight, incumbent=value if parts else most, bound=known[0], gap=SHARP * gap, solver=solver,
             time_limit_seconds=left, clock=clock,
         )
-        parts, value = min(((parts, value), _checked(light, verdict.parts)), key=lambda pair: pair[1])
-        if verdict.bound > bound:
-            bound, name = verdict.bound, "integer program"
+        if not parts and not verdict.parts and verdict.bound > most / 2:
+            return Placement(parts=(), objective=math.inf, bound=math.inf, bound_name="integer program", solver=solver)
+        parts, value = min(((parts, value), _checked(light, _apart(verdict.parts, item_of))), key=lambda pair: pair[1])
+        known = max(known, (verdict.bound, "integer program"))
         solved_by = f"tabu search, {verdict.solver}"
-        if verdict.parts and value > bound * (1 + gap):
-            parts = _searched(light, parts, bound * (1 + gap), clock() + POLISH_SHARE * time_limit_seconds, clock)
+        if verdict.parts and value > known[0] * (1 + gap):
+            deadline = clock() + POLISH_SHARE * time_limit_seconds
+            parts = _searched(light, parts, known[0] * (1 + gap), deadline, clock)
             value = largest_load(light, parts)
+        known = _packed(tight, known, value / (1 + SHARP * gap), clock() + POLISH_SHARE * time_limit_seconds, clock)
     placed = place_nodes(light, parts)
     if start.parts and start.objective <= value:
         placed, value = start.parts, start.objective
-    return Placement(parts=placed, objective=value, bound=min(bound, value), bound_name=name, solver=solved_by)
+    return Placement(parts=placed, objective=value, bound=min(known[0], value), bound_name=known[1], solver=solved_by)
+
+
+def _balance(problem: DagProblem) -> float:
+    return max(balance_bound(problem, way(problem)) for way in (balance_prices, simple_prices))
+
+
+def _joined(problem: DagProblem, limit: float) -> tuple[DagProblem, tuple[int, ...]]:
+    """The problem in which all items of a net dearer than the limit are one, and the item that each has become.
+
+    Whoever cuts such a net and pays for it is above the limit.  That somebody pays is certain where at most one device
+    pays nothing.
+    """
+    free = sum(kind.count for kind in problem.kinds if kind.transfer_factor == 0)
+    least = min((kind.transfer_factor for kind in problem.kinds if kind.transfer_factor > 0), default=0.0)
+    root = list(range(problem.num_items))
+    for net in problem.nets if free <= 1 else ():
+        if net.cost * least > limit:
+            roots = {_root(root, pin) for pin in net.pins}
+            for each in roots:
+                root[each] = min(roots)
+    group = [_root(root, item) for item in range(problem.num_items)]
+    number = {name: index for index, name in enumerate(dict.fromkeys(group))}
+    return contract(problem, group), tuple(number[name] for name in group)
+
+
+def _root(root: list[int], item: int) -> int:
+    while root[item] != item:
+        item = root[item]
+    return item
+
+
+def _apart(parts: Iterable[Part], item_of: tuple[int, ...]) -> tuple[Part, ...]:
+    """The parts in the items of before ``_joined``."""
+    return tuple(
+        Part(kind=part.kind, items=tuple(item for item, joined in enumerate(item_of) if joined in set(part.items)))
+        for part in parts
+    )
+
+
+def _packed(
+    problem: DagProblem, known: tuple[float, str], high: float, deadline: float, clock: Callable[[], float]
+) -> tuple[float, str]:
+    """A bound and its name, or those of the packing of the items where that is better."""
+    if not math.isfinite(high):
+        return known
+    found = packing_bound(problem, known[0], high, out_of_time=lambda: clock() >= deadline)
+    return (found, "packing of the items") if found > known[0] else known
 
 
 def _searched(

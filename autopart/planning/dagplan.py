@@ -12,6 +12,7 @@ from autopart.planning.dagbalance import balance_bound, balance_prices, simple_p
 from autopart.planning.dagideals import Family, all_ideals, family_of, prefixes
 from autopart.planning.dagmerge import Reduced, absorb_leaves, fuse_cycles
 from autopart.planning.dagorders import ORDERS, topological_order
+from autopart.planning.dagpacking import packing_bound
 from autopart.planning.dagproblem import DagProblem, Part, part_load
 from autopart.planning.dagsplit import OutOfTime, best_split
 from autopart.planning.effort import never
@@ -87,7 +88,10 @@ def _without_merged_bytes(
 
 
 def _balanced(found: _Search) -> Placement:
-    return _placed(found, found.balance, "fractional balance")
+    packed = found.balance
+    if found.parts:
+        packed = packing_bound(found.problem, found.balance, found.best, out_of_time=found.out_of_time)
+    return _placed(found, packed, "packing of the items" if packed > found.balance else "fractional balance")
 
 
 def _placed(found: _Search, bound: float, name: str) -> Placement:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 from autopart.errors import InfeasibleError
 from autopart.planning.effort import Effort
@@ -14,6 +15,8 @@ from autopart.schema.problem import Candidate
 from autopart.units import format_bytes
 
 __all__ = ["infeasibility"]
+
+T = TypeVar("T")
 
 UNLIMITED_BYTES = 2**60
 MOST_MORE = 16
@@ -47,11 +50,7 @@ def _explained(
         cluster, devices=tuple(replace(device, memory_bytes=UNLIMITED_BYTES) for device in cluster.devices)
     )
     if not _fits(allowed, unlimited, job, effort):
-        cuts = len(set(allowed[0].graph.legal_cuts))
-        return InfeasibleError(
-            f"no plan exists whatever the memory: {job.stages or 'any number of'} stages, {cuts} legal cuts, "
-            f"{len(cluster.devices)} devices; give fewer --stages, or links between the devices"
-        )
+        return _impossible(allowed, cluster, job, effort)
     device, needed_bytes = _shortest(allowed, cluster, job, effort)
     missing = format_bytes(needed_bytes - device.memory_bytes)
     where = device.name if len(cluster.devices) == 1 else f"even at best {device.name}"
@@ -60,6 +59,38 @@ def _explained(
         f"has {format_bytes(device.memory_bytes)})"
     )
     return InfeasibleError(f"{message}; {_suggestion(candidates, allowed, cluster, job, effort, device, needed_bytes)}")
+
+
+def _impossible(
+    allowed: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort
+) -> InfeasibleError:
+    """No memory would do: wishes that contradict each other, too many stages, or devices without links."""
+    cuts = len(set(allowed[0].graph.legal_cuts))
+    helps = (text for text, changed in _lifted(job) if _fits(allowed, cluster, changed, effort))
+    wishes = len(job.pins) + len(job.forbidden) + len(job.together)
+    return InfeasibleError(
+        f"no plan exists whatever the memory: {job.stages or 'any number of'} stages, {cuts} legal cuts, "
+        f"{len(cluster.devices)} devices{f', {wishes} wishes' if wishes else ''}; "
+        + next(helps, "give fewer --stages, or links between the devices")
+    )
+
+
+def _lifted(job: Job) -> Iterator[tuple[str, Job]]:
+    """The job without one of its demands on where layers go, then without all wishes; with words."""
+    if job.stages is not None:
+        yield "it fits without --stages", replace(job, stages=None)
+    for pin in job.pins:
+        yield f"it fits without --pin {'='.join(pin)}", replace(job, pins=_but(job.pins, pin))
+    for ban in job.forbidden:
+        yield f"it fits without --forbid {'='.join(ban)}", replace(job, forbidden=_but(job.forbidden, ban))
+    for names in job.together:
+        yield f"it fits without --together {','.join(names)}", replace(job, together=_but(job.together, names))
+    if len(job.pins) + len(job.forbidden) + len(job.together) > 1:
+        yield "it fits without all --pin, --forbid and --together", replace(job, pins=(), forbidden=(), together=())
+
+
+def _but(wishes: tuple[T, ...], one: T) -> tuple[T, ...]:
+    return tuple(each for each in wishes if each != one)
 
 
 def _fits(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort) -> bool:
@@ -147,8 +178,9 @@ def _changes(
             yield f"it fits with --microbatches {num}", (candidate,), cluster, replace(job, microbatches=num)
     if job.mode == "train" and job.schedule == "gpipe":
         yield "it fits with --schedule 1f1b", allowed, cluster, replace(job, schedule="1f1b")
-    if job.stages is not None:
-        yield "it fits without --stages", allowed, cluster, replace(job, stages=None)
+    if job.mode == "train" and job.recompute == "never":
+        yield "it fits with --recompute auto", allowed, cluster, replace(job, recompute="auto")
+    yield from ((text, allowed, cluster, changed) for text, changed in _lifted(job))
     if needed_bytes <= device.uncapped_bytes:
         raised = _with_memory(cluster, device.name, needed_bytes)
         yield f"it fits with --max-memory {device.name}={_round_up(needed_bytes)}", allowed, raised, job

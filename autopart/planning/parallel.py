@@ -21,6 +21,7 @@ from itertools import product
 import numpy as np
 
 from autopart.planning.memory import StageFacts, stage_facts
+from autopart.planning.remembering import per_graph
 from autopart.planning.shares import divided_part, shared_graph
 from autopart.planning.tables import facts_table
 from autopart.schema.device import Device, Link
@@ -51,6 +52,9 @@ class Way:
 
 
 ALONE = Way()
+
+FEW_BOUNDARIES = 64
+"""tables over so many are small enough to be remembered"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,12 +145,17 @@ def way_facts(graph: Graph, first: int, last: int, way: Way) -> StageFacts:
 
 def way_tables(graph: Graph, boundaries: tuple[int, ...], offered: Sequence[Way]) -> tuple[StageFacts, ...]:
     """The same for every way, as arrays over the boundaries; see ``tables.facts_table``."""
-    kinds = {(way.tensor, way.recompute) for way in offered}
-    tables = {
-        (tensor, recompute): facts_table(shared_graph(graph, tensor), boundaries, recompute=recompute)
-        for tensor, recompute in sorted(kinds)
-    }
+    find = _known_table if len(boundaries) <= FEW_BOUNDARIES else _table
+    kinds = sorted({(way.tensor, way.recompute) for way in offered})
+    tables = {(tensor, recompute): find(graph, boundaries, tensor, recompute) for tensor, recompute in kinds}
     return tuple(_per_device(tables[way.tensor, way.recompute], way) for way in offered)
+
+
+def _table(graph: Graph, boundaries: tuple[int, ...], tensor: int, recompute: bool) -> StageFacts:
+    return facts_table(shared_graph(graph, tensor), boundaries, recompute=recompute)
+
+
+_known_table = per_graph(_table)
 
 
 def _per_device(facts: StageFacts, way: Way) -> StageFacts:

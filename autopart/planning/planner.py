@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
-from autopart.planning.advice import reasons, verdict_of, warnings_of
+from autopart.planning.advice import reasons, verdict_of
 from autopart.planning.assemble import assemble
 from autopart.planning.baselines import BASELINES, best_single_device, evaluate_baseline, summarise
 from autopart.planning.check import check
@@ -18,6 +18,7 @@ from autopart.planning.objectives import SEARCHES, beyond_limits, least_of
 from autopart.planning.optimum import SMALLEST_GAP, Optimum, allowed_candidates, proof_of
 from autopart.planning.options import Option
 from autopart.planning.quantities import choose, keeps_limits, with_rents
+from autopart.planning.watching import warnings_of
 from autopart.planning.wishes import check_wishes
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster
@@ -59,7 +60,7 @@ def plan(
     )
     baselines = _summaries(rivals, chosen.step_seconds)
     proof = proof_of(chosen, optimum, job, solve_seconds, least_of(chosen, optimum, cluster, job))
-    excluded = reasons(chosen, cluster, job, proof, effort)
+    excluded = reasons(chosen, allowed, cluster, job, proof, effort)
     result = assemble(
         chosen, cluster, job, proof=proof, baselines=baselines, excluded=excluded,
         verdict=verdict_of(chosen, cluster, job, baselines, excluded, rivals.single.layout.devices[0]),

@@ -82,7 +82,7 @@ def choose(
         return fastest if fastest in proven or not proven else min(proven, key=lambda option: rank(option, job))
     amounts = [amount_of(option, cluster, job, rank(option, job)[0]) for option in options]
     enough = max(min(amounts), (bound or 0.0) * (1 + job.gap / 2) if job.objective == "memory" else 0.0)
-    near = (option for option, amount in zip(options, amounts, strict=True) if amount <= enough * (1 + TOLERANCE))
+    near = [option for option, amount in zip(options, amounts, strict=True) if amount <= enough * (1 + TOLERANCE)]
     return min(near, key=lambda option: rank(option, job))
 
 

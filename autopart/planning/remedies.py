@@ -72,7 +72,8 @@ def _changes(ran: Plan) -> list[tuple[str, float]]:
     batch, num, name = ran.job.batch, ran.schedule.num_microbatches, ran.schedule.name
     more = _under(ran, name, 2 * num)
     found = [(f"--batch {2 * batch} in {2 * num} micro-batches of the same size", 2 * batch / more)]
-    if ran.job.mode == "train" and name != "zero-bubble" and all(s.data_parallel == 1 for s in ran.stages):
+    plain = all(stage.data_parallel == 1 and not stage.recompute for stage in ran.stages)
+    if ran.job.mode == "train" and name != "zero-bubble" and plain:
         found.append(("--schedule zero-bubble", batch / _under(ran, "zero-bubble", num)))
     early = hidden(ran)
     if early is not ran:

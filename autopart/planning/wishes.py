@@ -16,7 +16,10 @@ from autopart.schema.device import Cluster
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job
 
-__all__ = ["apart_devices", "check_wishes", "forbidden_layers", "layers_named", "wished_cuts"]
+__all__ = ["KNOW_WISHES", "apart_devices", "check_wishes", "forbidden_layers", "layers_named", "wished_cuts"]
+
+KNOW_WISHES = ("optimal", "chain-dp")
+"""methods that keep them"""
 
 
 def layers_named(graph: Graph, name: str) -> tuple[int, ...]:
@@ -27,11 +30,16 @@ def layers_named(graph: Graph, name: str) -> tuple[int, ...]:
 
 
 def check_wishes(graph: Graph, cluster: Cluster, job: Job) -> None:
-    """Refuse wishes of layers or devices that are not there.
+    """Refuse wishes of layers or devices that are not there, and those that the method cannot keep.
 
     Raises:
-        UsageError: a name is unknown.
+        UsageError: a name is unknown, or the method is one of the simpler ones.
     """
+    if (job.pins or job.forbidden or job.together) and job.method not in KNOW_WISHES:
+        raise UsageError(
+            f"--method {job.method} knows nothing of --pin, --forbid and --together; leave them out, or use --method "
+            f"{' or '.join(KNOW_WISHES)}"
+        )
     known = {device.name for device in cluster.devices}
     for name, device in (*job.pins, *job.forbidden):
         if device not in known:

@@ -30,7 +30,7 @@ from autopart.running.mesh import (
     samples_per_replica,
     seats,
 )
-from autopart.running.optimizers import OptimizerChoice, make_optimizer
+from autopart.running.optimizers import OptimizerChoice, check_optimizer, make_optimizer
 from autopart.running.quota import check_quota, cpu_quota, find_quota_root
 from autopart.running.records import (
     RankFailure,
@@ -71,6 +71,7 @@ __all__ = [
     "UnsplitModel",
     "best_single_device",
     "cap_of",
+    "check_optimizer",
     "check_quota",
     "cpu_quota",
     "drop_weights",

@@ -24,7 +24,7 @@ from autopart.running.loss import LossFunction, Objective
 from autopart.running.mesh import check_groups, make_mesh, process_device, routes, seats
 from autopart.running.microbatch import JoinedOutputs, join_outputs, split_inputs, split_targets
 from autopart.running.microbatchloss import MicrobatchLoss
-from autopart.running.optimizers import OptimizerChoice, make_optimizer
+from autopart.running.optimizers import OptimizerChoice, check_optimizer, make_optimizer
 from autopart.running.schedules import make_prefetching
 from autopart.running.stageparts import make_parts
 from autopart.running.stages import (
@@ -96,6 +96,7 @@ class DistributedPipeline:
         self._joins_outputs = joins_outputs
         self._training = plan.job.mode == "train"
         check_groups(plan, training=self._training)
+        check_optimizer(plan)
         everyone = seats(plan)
         self._seat, self._mesh = everyone[rank], make_mesh(plan, rank)
         mine = rank_stages(plan, self._seat.rank)
@@ -116,7 +117,8 @@ class DistributedPipeline:
             self._weights, exchanges(self._parts.shared, everyone, self._parts.tied), rank
         )
         self._loss = MicrobatchLoss(
-            program, Objective(loss_fn), self._num_microbatches, self.stopwatch, len(plan.stages) - 1
+            program, Objective(loss_fn, self._samples_to_check), self._num_microbatches, self.stopwatch,
+            len(plan.stages) - 1,
         )
         self._schedule, self._late = make_prefetching(
             plan.schedule.name, plan.ranks, self._stages, self._num_microbatches,
@@ -264,6 +266,12 @@ class DistributedPipeline:
 
     def _numbers(self) -> torch.Tensor:
         return torch.arange(self._num_microbatches)
+
+    @property
+    def _samples_to_check(self) -> int:
+        """Of a micro-batch, where the batch is cut at all."""
+        is_cut = self._num_microbatches * self._seat.num_data > 1
+        return self._program.graph.batch_size if is_cut else 0
 
     @property
     def _num_microbatches(self) -> int:

@@ -151,6 +151,7 @@ def _result(
         send_seconds=tuple(lap.send_seconds for lap in laps),
         out_bytes=max(lap.sent_bytes for lap in laps),
         in_bytes=max(lap.received_bytes for lap in laps),
+        acts=laps[-1].acts,
     )
 
 

@@ -16,7 +16,7 @@ from autopart.running.cuts import cut_crossings
 from autopart.running.localstage import LocalCut, LocalStage
 from autopart.running.loss import LossFunction, Objective
 from autopart.running.microbatch import join_outputs, split_inputs, split_targets
-from autopart.running.optimizers import OptimizerChoice, make_optimizer
+from autopart.running.optimizers import OptimizerChoice, check_optimizer, make_optimizer
 from autopart.running.parcels import sender_for
 from autopart.running.stages import check_alone, rerun_planned, spans, stage_device, stage_segment, stage_weights
 from autopart.running.tied import sharings
@@ -58,9 +58,12 @@ class LocalPipeline:
         compress: CodecName | None = None,
     ) -> None:
         check_alone(plan)
+        check_optimizer(plan)
         self._program, self._plan = program, plan
         self._training = plan.job.mode == "train"
-        self._objective = Objective(loss_fn)
+        self._objective = Objective(
+            loss_fn, program.graph.batch_size if plan.schedule.num_microbatches > 1 else 0
+        )
         self._devices = tuple(stage_device(plan, stage.index) for stage in plan.stages)
         self.traffic = Traffic()
         """what crossed from device to device since it was cleared"""

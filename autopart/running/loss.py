@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from autopart.errors import UsageError
+from autopart.running.meanloss import checked_loss
 
 __all__ = ["LossFunction", "Objective"]
 
@@ -19,11 +21,15 @@ LossFunction = Callable[..., torch.Tensor]
 class Objective:
     """The loss of an output: the user's function, else the output's own ``loss``, else the mean of its squares.
 
-    ``notes`` says so, once a loss was computed, when it is not the user's function.
+    ``notes`` says so, once a loss was computed, when it is not the user's function, or that is no mean over samples.
+
+    Args:
+        loss_fn: the user's function.
+        num_samples: of a micro-batch, where there are several: the first loss shows whether it is a mean over them.
     """
 
-    def __init__(self, loss_fn: LossFunction | None = None) -> None:
-        self._loss_fn = loss_fn
+    def __init__(self, loss_fn: LossFunction | None = None, num_samples: int = 0) -> None:
+        self._loss_fn, self._unchecked_samples = loss_fn, num_samples
         self.notes: tuple[str, ...] = ()
 
     def __call__(self, output: Any, *targets: Any) -> torch.Tensor:
@@ -32,10 +38,18 @@ class Objective:
         Raises:
             UsageError: there is no function, and nothing in the output to take a loss from; or it is no scalar.
         """
-        loss = self._loss_fn(output, *targets) if self._loss_fn is not None else self._substitute(output)
+        loss = self._of_users(self._loss_fn, output, targets) if self._loss_fn else self._substitute(output)
         if not isinstance(loss, torch.Tensor) or loss.dim():
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
             raise UsageError(f"the loss must be a scalar tensor, not {found}; return its mean")
+        return loss
+
+    def _of_users(self, loss_fn: LossFunction, output: Any, targets: tuple[Any, ...]) -> torch.Tensor:
+        loss, why = checked_loss(loss_fn, output, targets, self._unchecked_samples)
+        self._unchecked_samples = 0
+        if why:
+            self.notes = (why,)
+            warnings.warn(why, stacklevel=2)
         return loss
 
     def _substitute(self, output: Any) -> torch.Tensor:

@@ -47,7 +47,7 @@ class MicrobatchLoss:
 
     def __call__(self, values: tuple[torch.Tensor, ...], number: torch.Tensor) -> torch.Tensor:
         """The micro-batch's share of the mean loss."""
-        with self._stopwatch.part("forward", self._stage):
+        with self._stopwatch.part("forward", self._stage, int(number)):
             output = self._program.unflatten_outputs(restore_shapes(values, self._program.graph))
             loss = self.objective(output, *self._targets[int(number)])
             self._losses.append(loss.detach())

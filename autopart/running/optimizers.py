@@ -8,8 +8,9 @@ from functools import partial
 from torch import nn, optim
 
 from autopart.errors import UsageError
+from autopart.schema.plan import Plan
 
-__all__ = ["OPTIMIZERS", "OptimizerChoice", "make_optimizer"]
+__all__ = ["OPTIMIZERS", "OptimizerChoice", "check_optimizer", "make_optimizer"]
 
 OptimizerChoice = str | Callable[[Sequence[nn.Parameter]], optim.Optimizer] | None
 """a name of the job, a function of the parameters, or nothing: gradients are left to the caller"""
@@ -35,3 +36,16 @@ def make_optimizer(choice: OptimizerChoice, parameters: Sequence[nn.Parameter]) 
             raise UsageError(f"no optimizer is called {choice!r}; use one of {', '.join(OPTIMIZERS)} or none")
         choice = OPTIMIZERS[choice]
     return choice(parameters)
+
+
+def check_optimizer(plan: Plan) -> None:
+    """Refuses plans whose optimizer keeps float32 copies of narrower weights: torch's own do not.
+
+    Raises:
+        UsageError: it does.
+    """
+    if plan.job.master_weights:
+        raise UsageError(
+            "the plan counts on an optimizer with float32 copies of its weights, which cannot be run yet; plan without "
+            "--master-weights, or plan the model in float32 and train with --precision bf16"
+        )

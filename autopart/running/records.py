@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from autopart.schema.codec import CodecName
 
 __all__ = [
+    "Act",
     "Death",
     "Deaths",
     "Launchable",
@@ -92,6 +93,20 @@ class RankSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Something that a rank did in a step, in seconds since it began."""
+
+    kind: Literal["forward", "backward", "optimizer", "receive"]
+    stage: int | None
+    """None: of the rank"""
+    microbatch: int | None
+    start_seconds: float
+    end_seconds: float
+    gradient: bool = False
+    """of a receive: it waited for a gradient"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StageSeconds:
     """What one of several stages of a rank took; tuples run along the timed steps."""
 
@@ -143,6 +158,8 @@ class RankResult:
     """parts of steps, warm-up included, that were to take the plan's own time"""
     num_late: int = 0
     """those of them that took longer"""
+    acts: tuple[Act, ...] = ()
+    """of the last timed step"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,8 +12,10 @@ from typing import Literal
 from autopart.errors import RunError, UsageError
 from autopart.progress import Progress, silent
 from autopart.running.launch import Ranks, finish
-from autopart.running.memory import available_memory_bytes
+from autopart.running.memory import LiveMeter, available_memory_bytes
+from autopart.running.memorycap import cap_of
 from autopart.running.mesh import check_groups, process_device, process_devices
+from autopart.running.optimizers import check_optimizer
 from autopart.running.records import RankResult, RankSpec, Throttle
 from autopart.running.summary import single_run, summarize
 from autopart.schema import store
@@ -54,7 +56,7 @@ def run(
         plan: of the model that ``source`` names; its devices must be here.
         source: the model source as typed, which every process loads for itself.
         steps: timed steps.
-        warmup: steps before them that do not count.
+        warmup: steps before them that do not count; at least 2 where a memory cap is kept, which is in these.
         single: also run the unsplit model on one device, the whole batch at once.
         single_device: which of the plan's devices that is; None: ``best_single_device``.
         layers: also time the layers of every stage one by one, after the timed steps.
@@ -72,6 +74,8 @@ def run(
         RunError: a device is not here, or a rank failed; the message is the one of the rank that failed first.
     """
     _check(plan, steps, warmup, single_device)
+    if any(cap_of(plan.cluster.device(name), emulated=emulated) is not None for name in process_devices(plan)):
+        warmup = max(warmup, LiveMeter.NUM_STEPS)
     with tempfile.TemporaryDirectory(prefix="autopart-run-") as scratch:
         spec = RankSpec(
             mode="pipeline", plan_path=str(Path(scratch) / "plan.json"), source=source,
@@ -103,6 +107,7 @@ def _check(plan: Plan, steps: int, warmup: int, single_device: str | None) -> No
     if single_device not in {None, *(device.name for device in plan.cluster.devices)}:
         raise UsageError(f"the plan's cluster has no device {single_device!r} to run the unsplit model on")
     check_groups(plan, training=plan.job.mode == "train")
+    check_optimizer(plan)
     for number in range(len(process_devices(plan))):
         process_device(plan, number)
 

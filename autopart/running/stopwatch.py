@@ -5,14 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 import torch
 
 from autopart.running.emulate import Pace, Part, TimetablePace
+from autopart.running.records import Act
 
 __all__ = ["EventStopwatch", "HostStopwatch", "Lap", "Part", "StageLap", "Stopwatch", "stopwatch_for"]
+
+ActKind = Literal["forward", "backward", "optimizer", "receive"]
+
+LEAST_WAIT_SECONDS = 1e-4
+"""that is told as an act of its own"""
 
 _Seconds = dict[tuple[Part, int | None], float]
 
@@ -41,6 +47,8 @@ class Lap:
     """after the last one: waiting until what was sent is taken; 0 likewise"""
     sent_bytes: int = 0
     received_bytes: int = 0
+    acts: tuple[Act, ...] = field(default=(), compare=False)
+    """one after the other, if ``start`` was called"""
 
 
 class Stopwatch(Protocol):
@@ -54,8 +62,10 @@ class Stopwatch(Protocol):
         """Says that messages are exchanged."""
         ...
 
-    def part(self, part: Part, stage: int | None = None) -> AbstractContextManager[None]:
-        """Times the body as ``part``, of a stage if there is one."""
+    def part(
+        self, part: Part, stage: int | None = None, microbatch: int | None = None
+    ) -> AbstractContextManager[None]:
+        """Times the body as ``part``, of a stage and a micro-batch if there is one."""
         ...
 
     def take(self) -> Lap:
@@ -90,30 +100,46 @@ class HostStopwatch(_Counting):
         self._pace = pace or Pace()
         self._clock = clock
         self._seconds: _Seconds = {}
+        self._begin: float | None = None
         self._last: float | None = None
         self._waits = {"receive": 0.0, "send": 0.0}
+        self._acts: list[Act] = []
 
     def start(self) -> None:
         """Says that a step begins."""
-        self._last = self._clock()
+        self._begin = self._last = self._clock()
 
     @contextmanager
-    def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
+    def part(self, part: Part, stage: int | None = None, microbatch: int | None = None) -> Iterator[None]:
         """Times the body as ``part``, padding to the emulated speed included."""
         start_seconds = self._clock()
         self._waited("send" if part == "optimizer" else "receive", start_seconds)
+        if self._last is not None and part != "optimizer" and start_seconds - self._last > LEAST_WAIT_SECONDS:
+            self._note("receive", stage, microbatch, self._last, start_seconds, gradient=part == "backward")
         with self._pace.keep(part, stage):
             yield
         end_seconds = self._clock()
+        self._note(part, stage, microbatch, start_seconds, end_seconds)
         self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + end_seconds - start_seconds
         self._last = None if self._last is None else end_seconds
+
+    def _note(
+        self, kind: ActKind, stage: int | None, microbatch: int | None, start_seconds: float, end_seconds: float, *,
+        gradient: bool = False,
+    ) -> None:  # fmt: skip
+        if self._begin is not None:
+            self._acts.append(Act(
+                kind=kind, stage=stage, microbatch=microbatch, start_seconds=start_seconds - self._begin,
+                end_seconds=end_seconds - self._begin, gradient=gradient,
+            ))  # fmt: skip
 
     def take(self) -> Lap:
         """The sums since the last call."""
         self._waited("send", self._clock())
-        seconds, self._seconds, self._last = self._seconds, {}, None
+        seconds, self._seconds, self._last, self._begin = self._seconds, {}, None, None
         waits, self._waits = self._waits, dict.fromkeys(self._waits, 0.0)
-        lap = replace(_lap(seconds), receive_seconds=waits["receive"], send_seconds=waits["send"])
+        acts, self._acts = tuple(self._acts), []
+        lap = replace(_lap(seconds), receive_seconds=waits["receive"], send_seconds=waits["send"], acts=acts)
         return self._counted(lap)
 
     def _waited(self, what: str, now_seconds: float) -> None:
@@ -127,28 +153,38 @@ class EventStopwatch(_Counting):
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._device = device
-        self._events: list[tuple[tuple[Part, int | None], torch.Event, torch.Event]] = []
+        self._begin: torch.Event | None = None
+        self._events: list[tuple[tuple[Part, int | None], int | None, torch.Event, torch.Event]] = []
 
     def start(self) -> None:
-        """Nothing: waits are on the device's streams, not between its parts."""
+        """Says that a step begins; waits are on the device's streams, not between its parts, and are not told."""
+        self._begin = torch.Event(self._device, enable_timing=True)
+        self._begin.record()
 
     @contextmanager
-    def part(self, part: Part, stage: int | None = None) -> Iterator[None]:
+    def part(self, part: Part, stage: int | None = None, microbatch: int | None = None) -> Iterator[None]:
         """Times what the body puts on the current stream as ``part``."""
         start, end = (torch.Event(self._device, enable_timing=True) for _ in range(2))
         start.record()
         yield
         end.record()
-        self._events.append(((part, stage), start, end))
+        self._events.append(((part, stage), microbatch, start, end))
 
     def take(self) -> Lap:
         """The sums since the last call; waits for the device."""
         seconds: _Seconds = {}
-        for key, start, end in self._events:
+        acts: list[Act] = []
+        for (part, stage), microbatch, start, end in self._events:
             end.synchronize()
-            seconds[key] = seconds.get(key, 0.0) + start.elapsed_time(end) / 1e3
+            taken_seconds = start.elapsed_time(end) / 1e3
+            seconds[part, stage] = seconds.get((part, stage), 0.0) + taken_seconds
+            if self._begin is not None:
+                since_seconds = self._begin.elapsed_time(start) / 1e3
+                acts.append(Act(kind=part, stage=stage, microbatch=microbatch, start_seconds=since_seconds,
+                                end_seconds=since_seconds + taken_seconds))  # fmt: skip
         self._events.clear()
-        return self._counted(_lap(seconds))
+        self._begin = None
+        return self._counted(replace(_lap(seconds), acts=tuple(acts)))
 
 
 def stopwatch_for(device: torch.device, speed: float = 1.0) -> Stopwatch:

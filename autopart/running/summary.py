@@ -9,6 +9,7 @@ from autopart.running.mesh import processes
 from autopart.running.records import RankResult, StageSeconds
 from autopart.schema.measurement import Compression, Measurement, SingleRun, StageMeasurement
 from autopart.schema.plan import Plan
+from autopart.schema.timeline import Event
 
 __all__ = ["single_run", "summarize"]
 
@@ -61,6 +62,10 @@ def summarize(
         alternating=alternating and single is not None,
         verdict=" ".join([_verdict(plan, throughput, single, gain, single_skipped_because), *notes]),
         versions=results[0].versions,
+        events=tuple(
+            event for stage, numbers in enumerate(processes(plan))
+            for event in _events(plan, stage, results[numbers[0]])
+        ),
         compression=_compression(results, single, results[processes(plan)[-1][0]].losses),
     )
 
@@ -79,6 +84,16 @@ def _compression(
         plain_bytes=plain_bytes,
         loss_change=losses[-1] / unsplit[0] - 1 if losses and unsplit and unsplit[0] else None,
     )
+
+
+def _events(plan: Plan, stage: int, result: RankResult) -> tuple[Event, ...]:
+    """What a rank did in the last step for a stage; what is the rank's, with its first one."""
+    first = _first_stage(plan, result.rank)
+    return tuple(
+        Event(stage=stage, kind=act.kind, microbatch=act.microbatch, start_seconds=act.start_seconds,
+              end_seconds=act.end_seconds, gradient=act.gradient)
+        for act in result.acts if (first if act.stage is None else act.stage) == stage
+    )  # fmt: skip
 
 
 def _kept(results: Sequence[RankResult]) -> tuple[str, ...]:

@@ -46,7 +46,7 @@ class TimedStage(LimitedStage):
     def forward_one_chunk(self, *args: Any, **kwargs: Any) -> Any:
         """One micro-batch forward."""
         self.await_message("forward", args[0])
-        with self._stopwatch.part("forward", self.stage_index):
+        with self._stopwatch.part("forward", self.stage_index, args[0]):
             output = super().forward_one_chunk(*args, **kwargs)
         if self.take is not None:
             self.take(output)
@@ -60,12 +60,12 @@ class TimedStage(LimitedStage):
         if not self.has_backward:  # torch's schedule asks in inference too
             return
         self.await_message("backward", args[0])
-        with self._stopwatch.part("backward", self.stage_index):
+        with self._stopwatch.part("backward", self.stage_index, args[0]):
             super().backward_one_chunk(*args, **kwargs)
 
     def backward_weight_one_chunk(self, *args: Any, **kwargs: Any) -> None:
         """The half of a backward for the weights."""
-        with self._stopwatch.part("backward", self.stage_index):
+        with self._stopwatch.part("backward", self.stage_index, args[0]):
             super().backward_weight_one_chunk(*args, **kwargs)
 
     def get_fwd_send_ops(self, microbatch: int) -> list[dist.P2POp]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from autopart.schema.job import Mode
 from autopart.schema.plan import PlanWarning
+from autopart.schema.timeline import Event
 
 __all__ = ["Compression", "Measurement", "SingleRun", "StageMeasurement"]
 
@@ -106,6 +107,8 @@ class Measurement:
     """what was emulated, and how, in sentences"""
     warnings: tuple[PlanWarning, ...] = ()
     """what kept devices from computing, and what to change; gains are simulated with the stages' times as measured"""
+    events: tuple[Event, ...] = ()
+    """the last timed step as it went, since its ranks began together; of a stage of several devices the first's"""
 
     @property
     def bubble_fraction(self) -> float:

@@ -112,9 +112,9 @@ _REQUIRED = object()
 def _field(data: object, name: str, path: str, read: Callable[[object], Any], default: object = _REQUIRED) -> Any:
     if not isinstance(data, dict):
         raise ValueError(f"{path.rstrip('.') or 'the file'} is not a JSON object")
-    if name not in data:
-        if default is _REQUIRED:
-            raise ValueError(f"{path}{name}: missing field")
+    if name not in data and default is _REQUIRED:
+        raise ValueError(f"{path}{name}: missing field")
+    if name not in data or (data[name] is None and default is not _REQUIRED):
         return default
     try:
         return read(data[name])

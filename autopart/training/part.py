@@ -10,7 +10,7 @@ from torch import nn
 
 from autopart.errors import UsageError
 from autopart.program import Program
-from autopart.running import Seat, rank_weights, seats
+from autopart.running import Seat, check_optimizer, rank_weights, seats
 from autopart.schema.plan import Plan
 from autopart.sharding import Parted
 from autopart.training.checkpoints import Entries
@@ -130,10 +130,11 @@ def check_plan(plan: Plan) -> None:
     """Refuses plans that cannot be trained by.
 
     Raises:
-        UsageError: it is for inference.
+        UsageError: it is for inference, or for an optimizer that cannot be run.
     """
     if plan.job.mode != "train":
         raise UsageError("the plan is for inference; plan with --mode train")
+    check_optimizer(plan)
 
 
 def _counts(seat: Seat, is_parted: bool) -> bool:

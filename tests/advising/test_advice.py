@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -131,6 +132,33 @@ def test_turning_points_are_where_another_plan_is_better() -> None:
         assert ([len(each.layers) for each in anew.stages] == [len(each.layers) for each in plan.stages]) == same
     assert found.doubled.best_seconds is not None and found.doubled.kept_seconds is not None
     assert found.doubled.best_seconds < found.doubled.kept_seconds
+
+
+def test_groups_that_would_help_are_named_with_what_they_give() -> None:
+    graph = chain(2, training=True, batch_size=2, value_bytes=100)
+    problem = candidate(graph, {"fast": (1.0, 5.0)}, 2)
+    devices = cluster(FAST, device("c"))
+    words: dict[str, Any] = {"mode": "train", "batch": problem.batch, "optimizer": "sgd"}
+    plan = advised(planning.plan((problem,), devices, Job(**words)), (problem,))
+    anew = planning.plan((problem,), devices, Job(**words, data_parallel=2))
+    assert len(anew.stages[0].devices) == 2
+    found = next(each for each in plan.advice if each.message.startswith("--data-parallel 2"))
+    assert found.gain == pytest.approx(plan.prediction.step_seconds / anew.prediction.step_seconds, rel=1e-3)
+    assert "(one stage on 2 devices)" in found.message
+
+
+def test_plans_of_groups_are_advised_too() -> None:
+    graph = chain(4, training=True, batch_size=2, value_bytes=100)
+    problem = candidate(graph, {"fast": (1.0,) * 4, "slow": (4.0,) * 4}, 2)
+    devices = cluster(FAST, device("c"), SLOW)
+    job = Job(mode="train", batch=problem.batch, optimizer="sgd", data_parallel=2, recompute="auto")
+    planned = planning.plan((problem,), devices, job)
+    assert max(len(stage.devices) for stage in planned.stages) == 2
+    plan = advised(planned, (problem,))
+    adds = [each.message for each in plan.advice if each.code == "device-adds"]
+    without = planning.plan((problem,), cluster(FAST, SLOW), job).prediction.step_seconds
+    assert any(f"c adds {without / plan.prediction.step_seconds - 1:.1%}" in each for each in adds)
+    assert sensitivity(plan, "speed", "fast").doubled.best_seconds is not None
 
 
 @pytest.mark.parametrize("words", [{"objective": "memory"}, {"method": "even"}])

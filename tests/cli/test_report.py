@@ -10,6 +10,7 @@ import pytest
 
 from autopart.cli.main import main
 from autopart.schema.store import save
+from autopart.schema.timeline import Event
 from tests.paper import a_measurement, a_plan
 
 
@@ -30,13 +31,27 @@ def test_a_report_with_a_measurement_and_a_trace(plan_file: str, tmp_path: Path)
 
 @pytest.mark.parametrize(("words", "message"), [
     ([], "nothing to write: give -o report.html"),
-    (["--measured", "run.json", "--trace", "t.json"], "give -o report.html too"),
+    (["--measured", "run.json"], "nothing to write: give -o report.html"),
 ])
 def test_wrong_usage_is_said(
     plan_file: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", plan_file, *words]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_trace_of_a_run_without_a_report(
+    plan_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event = Event(stage=1, kind="backward", microbatch=3, start_seconds=0.5, end_seconds=0.75)
+    for events in ((event,), ()):
+        save(replace(a_measurement(), events=events), run := tmp_path / "run.json")
+        assert main(["report", plan_file, "--measured", str(run), "--trace", str(trace := tmp_path / "t.json")]) == 0
+        ran = [each for each in json.loads(trace.read_text())["traceEvents"] if each["pid"] == 1 and each["ph"] == "X"]
+        assert [(each["name"], each["tid"], each["ts"], each["dur"]) for each in ran] == [
+            ("backward 3", 1, 5e5, 2.5e5)
+        ] * len(events)
+        assert ("has no events" in capsys.readouterr().err) == (not events)
 
 
 def test_a_measurement_of_another_plan_is_refused(

@@ -42,5 +42,18 @@ def test_the_single_device_takes_the_whole_batch_at_once_if_it_can() -> None:
     assert best_single_device((parts,), devices, Job(batch=4)).layout.num_microbatches == 4
 
 
+@pytest.mark.parametrize("method", [*BASELINES, "greedy", "chain-dp"])
+def test_every_stage_of_every_baseline_recomputes_if_it_has_to(method: Method) -> None:
+    chosen = candidate(chain(5, training=True, saved_bytes=1000), {"fast": TIMES}, 2)
+    devices, job = cluster(device("a"), device("b")), Job(batch=2, mode="train", recompute="always")
+    single = best_single_device((chosen,), devices, job)
+    option = evaluate_baseline(method, (chosen,), devices, job)
+    assert option is not None
+    assert all(each.layout.way(index).recompute for each in (option, single) for index in range(each.layout.num_stages))
+    never = evaluate_baseline(method, (chosen,), devices, Job(batch=2, mode="train"))
+    assert never is not None
+    assert option.step_seconds > never.step_seconds
+
+
 def test_every_baseline_is_described() -> None:
     assert set(DESCRIPTIONS) == {*BASELINES, "greedy", "chain-dp", "single-device"}

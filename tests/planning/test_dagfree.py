@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from autopart.planning.dagfree import non_contiguous
 from autopart.planning.dagplan import Placement, contiguous, largest_load
-from autopart.planning.dagproblem import DagProblem, Net, Part, part_bytes
+from autopart.planning.dagproblem import DagProblem, DeviceKind, Net, Part, part_bytes
 from autopart.planning.dagprogram import Verdict, improve_or_prove
 from autopart.planning.dagsearch import search
 from tests.planning.test_dagsplit import PLAIN, assignments, problems, value
@@ -103,3 +103,37 @@ def test_out_of_time_it_is_never_worse_than_the_contiguous_start(problem: DagPro
         clock=lambda: float(next(ticks)),
     )
     assert found.objective <= start.objective
+
+
+def two_by_two(cost: float) -> DagProblem:
+    """Four items in a row on two accelerators and a slower CPU, which pays for no transfer."""
+    return replace(
+        PLAIN, times=((3.0, 3.0, 3.0, 3.0), (9.0, 9.0, 9.0, 9.0)), sizes=(1.0,) * 4,
+        nets=tuple(Net(pins=(item, item + 1), cost=cost) for item in range(3)), precedence=(),
+        members=tuple((item,) for item in range(4)),
+        kinds=(
+            DeviceKind(name="accelerator", count=2, capacity_bytes=math.inf),
+            DeviceKind(name="cpu", count=1, capacity_bytes=math.inf, transfer_factor=0.0),
+        ),
+    )
+
+
+@pytest.mark.parametrize("cost", [0.1, 4.0, 1e9])
+def test_dear_transfers_are_proven_not_to_pay(cost: float) -> None:
+    """At 1e9 whoever cuts a net is beyond anything; the balance alone would say a third."""
+    problem = two_by_two(cost)
+    best = min(value(problem, parts) for parts in assignments(problem))
+    nothing = Placement(parts=(), objective=math.inf, bound=0.0, bound_name="", solver="")
+    found = non_contiguous(problem, nothing, solver="auto", gap=1e-4, time_limit_seconds=20.0, clock=time.perf_counter)
+    assert found.objective == pytest.approx(best)
+    assert best / 1.0001 <= found.bound <= best
+
+
+def test_that_nothing_fits_is_proven() -> None:
+    """Four items of 1 on two accelerators of 1.5."""
+    problem = two_by_two(0.1)
+    accelerators = replace(problem.kinds[0], capacity_bytes=1.5)
+    problem = replace(problem, kinds=(accelerators, replace(problem.kinds[1], count=0)))
+    nothing = Placement(parts=(), objective=math.inf, bound=0.0, bound_name="", solver="")
+    found = non_contiguous(problem, nothing, solver="auto", gap=1e-4, time_limit_seconds=20.0, clock=time.perf_counter)
+    assert not found.parts and found.bound == math.inf

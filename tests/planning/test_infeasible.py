@@ -112,3 +112,11 @@ def test_a_baseline_that_does_not_fit_says_what_does() -> None:
     message = message_of((weights(),), devices, Job(batch=4, method="even"))
     assert "method 'even' does not fit: b is short by" in message
     assert "--method optimal" in message
+
+
+def test_recomputing_is_suggested_and_fits() -> None:
+    chosen = weights(2, weight_bytes=1000, train=True, saved_bytes=100 * MB, value_bytes=1000)
+    devices = cluster(device("a", memory_bytes=300 * MB))
+    job = Job(batch=4, mode="train", optimizer="sgd", microbatches=2)
+    assert "it fits with --recompute auto" in message_of((chosen,), devices, job)
+    assert all(stage.recompute for stage in plan((chosen,), devices, replace(job, recompute="auto")).stages)

@@ -43,6 +43,15 @@ def test_wishes_of_nothing_are_refused() -> None:
         planned(together=(("m", "l0"),))
 
 
-def test_wishes_that_contradict_are_infeasible() -> None:
-    with pytest.raises(InfeasibleError):
+def test_wishes_that_contradict_are_infeasible_and_the_one_to_give_up_is_named() -> None:
+    with pytest.raises(InfeasibleError, match="3 wishes; it fits without --pin l0=a"):
         planned(pins=(("l0", "a"), ("l4", "b"), ("l8", "a")))
+    assert planned(pins=(("l4", "b"), ("l8", "a")))
+    with pytest.raises(InfeasibleError, match="it fits without --forbid l3=a"):
+        planned(forbidden=(("l3", "a"), ("l3", "b")))
+
+
+def test_simpler_methods_refuse_wishes_and_the_dynamic_program_keeps_them() -> None:
+    with pytest.raises(UsageError, match="--method even knows nothing of --pin"):
+        planned(method="even", pins=(("l0", "b"),))
+    assert stage_of(planned(method="chain-dp", pins=(("l0", "b"),)), "l0")[1] == "b"

@@ -20,5 +20,10 @@ def test_every_event_is_there_in_microseconds() -> None:
     assert [(event["tid"], round(event["ts"]), round(event["dur"])) for event in complete] == [
         (0, 0, 1000), (1, 1000, 1000), (0, 2000, 1000), (1, 3000, 1000)
     ]
+    both = json.loads(chrome_trace(timeline, a_plan(), timeline.events[:1]))["traceEvents"]
+    assert both[: len(document["traceEvents"])] == document["traceEvents"]
+    name, *_, one = both[len(document["traceEvents"]) :]
+    assert name["args"]["name"].endswith("(measured)")
+    assert (one["pid"], one["name"], one["dur"]) == (1, "forward 0", 1000)
     threads = [event["args"]["name"] for event in document["traceEvents"] if event["name"] == "thread_name"]
     assert threads == ["stage 0: rtx-4090:0", "stage 1: rtx-4090:1"]

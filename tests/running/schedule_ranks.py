@@ -1,6 +1,6 @@
 """What tests/running/test_schedules.py starts: ``python -m tests.running.schedule_ranks DIRECTORY``.
 
-One process imports torch, traces the models and forks the ranks of a world of two, then those of a world of four.  Every
+One process imports torch, traces the models and forks the ranks of a world of two, then those of a world of four.  Each
 rank compares its gradients with those of the whole model, which it computes by itself.
 """
 
@@ -21,7 +21,7 @@ from autopart.tracing import trace
 from tests.running.forked import fork_worlds, relative
 from tests.running.handmade import make_plan
 
-NUM_MICROBATCHES, MICROBATCH, WIDTH, NUM_BLOCKS = 4, 2, 8, 6
+NUM_MICROBATCHES, MICROBATCH, WIDTH, NUM_BLOCKS = 4, 2, 8, 7
 
 
 @dataclass(frozen=True)

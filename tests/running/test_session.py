@@ -62,6 +62,14 @@ def test_a_plan_is_run_beside_the_unsplit_model(scratch: Path) -> None:
     assert found.gain == pytest.approx(found.throughput_per_second / found.single.throughput_per_second - 1)
     assert found.alternating
     assert [stage.device for stage in found.stages] == ["cpu:0", "cpu:1"]
+    computed = [(each.stage, each.kind, each.microbatch) for each in found.events if each.kind != "receive"]
+    halves = [("forward", number) for number in range(4)] * 2  # the loss is a part of the last stage's forward
+    for stage, kinds in enumerate((halves[:4], halves)):
+        backwards = [("backward", number) for number in range(4)]
+        assert sorted(each[1:] for each in computed if each[0] == stage and each[1] != "optimizer") == sorted(
+            kinds + backwards
+        )
+    assert all(0 <= each.start_seconds < each.end_seconds < 1.1 * found.step_seconds[-1] for each in found.events)
     assert all(stage.forward_seconds > 0 and stage.backward_seconds > 0 for stage in found.stages)
     assert told[0] == ("running the plan", 0, 4) and ("running the plan", 4, 4) in told
     assert not list(scratch.iterdir()), "nothing is left behind"
@@ -166,6 +174,16 @@ def test_a_device_may_be_chosen_for_the_single_run(fake_ranks: type[FakeRanks]) 
     with pytest.raises(UsageError, match="no device 'cpu:7'"):
         run(make_training_plan(), SOURCE, single_device="cpu:7")
     assert run(make_training_plan(), SOURCE, single=False).single is None
+
+
+def test_a_memory_cap_is_kept_whatever_the_warm_up(fake_ranks: type[FakeRanks]) -> None:
+    plan = make_training_plan()
+    first, *others = plan.cluster.devices
+    capped = dataclasses.replace(first, uncapped_bytes=first.memory_bytes, memory_bytes=10**9)
+    cluster = dataclasses.replace(plan.cluster, devices=(capped, *others))
+    for each in (plan, dataclasses.replace(plan, cluster=cluster)):
+        run(each, SOURCE, warmup=0, single=False)
+    assert [spec.warmup for spec in fake_ranks.specs] == [0, 2]
 
 
 @pytest.mark.parametrize("available_bytes", [10**15, 0])

@@ -17,7 +17,8 @@ def test_parts_are_summed_until_they_are_taken() -> None:
         with stopwatch.part("backward"):
             time.work(2.0)
     assert stopwatch.take() == Lap(forward_seconds=2.0, backward_seconds=4.0, optimizer_seconds=0.0)
-    assert stopwatch.take() == Lap(forward_seconds=0.0, backward_seconds=0.0, optimizer_seconds=0.0)
+    taken = stopwatch.take()
+    assert taken == Lap(forward_seconds=0.0, backward_seconds=0.0, optimizer_seconds=0.0) and not taken.acts
 
 
 def test_an_emulated_device_is_busy_while_it_sleeps() -> None:
@@ -61,4 +62,8 @@ def test_what_passes_between_the_parts_of_a_step_is_waiting() -> None:
     lap = stopwatch.take()
     assert (lap.forward_seconds, lap.receive_seconds, lap.send_seconds) == (6.0, 3.0, 0.75)
     assert (lap.sent_bytes, lap.received_bytes) == (5, 7)
+    assert [(act.kind, act.stage, act.start_seconds, act.end_seconds) for act in lap.acts] == [
+        ("receive", 0, 0.0, 1.0), ("forward", 0, 1.0, 4.0), ("receive", 0, 4.0, 6.0), ("forward", 0, 6.0, 9.0),
+        ("optimizer", None, 9.25, 10.25),
+    ]
     assert stopwatch.take() == Lap(forward_seconds=0.0, backward_seconds=0.0, optimizer_seconds=0.0)

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from autopart.running.records import RankResult
+from autopart.running.records import Act, RankResult
 from autopart.running.summary import single_run, summarize
 from autopart.schema.plan import Plan
+from autopart.schema.timeline import Event
 from tests.running.handmade import make_plan
 from tests.running.test_microbatch import make_graph
 
@@ -60,6 +61,21 @@ def test_gain_is_relative_to_the_single_devices_throughput(
     assert found.gain == pytest.approx(gain)
     assert found.verdict.startswith(words)
     assert found.verdict.endswith("Beware.")
+
+
+def test_the_last_step_is_told_event_by_event_and_what_is_the_ranks_with_its_first_stage(plan: Plan) -> None:
+    acts = (
+        Act(kind="receive", stage=1, microbatch=2, start_seconds=0.0, end_seconds=1.0, gradient=True),
+        Act(kind="optimizer", stage=None, microbatch=None, start_seconds=1.0, end_seconds=3.0),
+    )
+    graph = make_graph(2, (2, 3))
+    two_layers = replace(graph, layers=(graph.layers[0], replace(graph.layers[0], name="more")), legal_cuts=(1,))
+    one_device = make_plan(two_layers, (1,), num_microbatches=4, ranks=(0, 0))
+    found = summarize(one_device, [replace(result(0, (4.0,), 1.0), acts=acts)], None, "not asked").events
+    assert found == (
+        Event(stage=0, kind="optimizer", microbatch=None, start_seconds=1.0, end_seconds=3.0),
+        Event(stage=1, kind="receive", microbatch=2, start_seconds=0.0, end_seconds=1.0, gradient=True),
+    )
 
 
 @pytest.mark.parametrize(("num_late", "more"), [(5, "theirs."), (6, "most on cpu:1: too many")])

@@ -94,7 +94,7 @@ SWITCHES = (("shared", "more"), ("shared", "replicas"), ("more", "shared"), ("mo
 """names of a plan whose checkpoint is gone on from, and of the other plan that does; "more" is two stages"""
 
 
-def switched(directory: Path, rank: int, before: str, after: str) -> list[float]:
+def switched(directory: Path, rank: int, before: str, after: str) -> list[float | None]:
     """The losses after the sixth step, under another plan than that of the first six."""
     name = f"{before} then {after}"
     if rank == 0:
