@@ -30,7 +30,7 @@ def report(
     )] = None,
     trace: Annotated[Path | None, typer.Option(
         "--trace", metavar="FILE", callback=writable,
-        help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON; with --measured the run's last step too",
+        help="write the timeline for chrome://tracing or ui.perfetto.dev, as JSON; --measured adds the run's last step",
     )] = None,
 ) -> None:
     """Write a plan as an HTML report, and its timeline as a Chrome trace.
@@ -55,7 +55,7 @@ def report(
         note(f"wrote {output}")
     if trace is not None:
         if measurement is not None and not measurement.events:
-            note(f"autopart: warning: {measured} has no events, so the trace is of the simulation only; run the plan again")
+            note(f"autopart: warning: {measured} has no events, so the trace is simulated only; run the plan again")
         write_text(reporting.chrome_trace(timeline, plan, measurement.events if measurement else ()), trace)
         note(f"wrote {trace}; open it at chrome://tracing or ui.perfetto.dev")
 

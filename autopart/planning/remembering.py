@@ -29,7 +29,7 @@ def per_graph(function: Callable[Concatenate[Graph, P], T]) -> Callable[Concaten
     """
     known: OrderedDict[int, tuple[Graph, dict[Hashable, T]]] = OrderedDict()
 
-    def remembered(graph: Graph, *args: P.args, **kwargs: P.kwargs) -> T:
+    def remembered(graph: Graph, /, *args: P.args, **kwargs: P.kwargs) -> T:
         owner, results = known.setdefault(id(graph), (graph, {}))
         assert owner is graph, "a graph that is remembered is alive, so its number is its own"
         known.move_to_end(id(graph))
