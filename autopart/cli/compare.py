@@ -74,7 +74,7 @@ def compare(
     """
     from autopart import api
     from autopart.comparing import compare_source
-    from autopart.reporting import comparison_csv, comparison_markdown, comparison_picture, comparison_text
+    from autopart.reporting import comparison_picture
     from autopart.schema.store import dump
 
     check_picture(plot)
@@ -95,11 +95,15 @@ def compare(
     write_result(found, output)
     if plot is not None:
         write_picture(comparison_picture(found), plot)
-    if json_out:
-        print_result(dump(found))
-    else:
-        forms: dict[str, Callable[[Comparison], str]] = {
-            "text": comparison_text, "markdown": comparison_markdown, "csv": comparison_csv,
-            "tsv": functools.partial(comparison_csv, delimiter="\t"),
-        }
-        print_result(forms[("text" if sys.stdout.isatty() else "tsv") if form == "auto" else form](found))
+    print_result(dump(found) if json_out else _written(found, form))
+
+
+def _written(found: Comparison, form: str) -> str:
+    """The comparison in the form asked for; auto: for people in a terminal, for programs in a pipe."""
+    from autopart.reporting import comparison_csv, comparison_markdown, comparison_text
+
+    forms: dict[str, Callable[[Comparison], str]] = {
+        "text": comparison_text, "markdown": comparison_markdown, "csv": comparison_csv,
+        "tsv": functools.partial(comparison_csv, delimiter="\t"),
+    }
+    return forms[("text" if sys.stdout.isatty() else "tsv") if form == "auto" else form](found)

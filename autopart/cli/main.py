@@ -113,10 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 words or ["--help"], prog_name="autopart", standalone_mode=False, default_map=defaults
             )
         except (KeyboardInterrupt, typer.Abort):
-            complain("autopart: interrupted")
-            return EXIT_INTERRUPTED
+            code = EXIT_INTERRUPTED
         except Exception as error:
             return _report(error, show)
+    if code == EXIT_INTERRUPTED:  # newer versions of typer return it instead of raising
+        complain("autopart: interrupted")
     if not words:
         return EXIT_USAGE
     return code if isinstance(code, int) else 0

@@ -108,7 +108,8 @@ def _in_tokens(plan: Plan) -> Plan:
     given = plan.generation
     assert given is not None, "a plan of generated text"
     first, each = map(format_seconds, (given.time_to_first_token_seconds, given.time_per_output_token_seconds))
-    rate = f"{format_count(given.tokens_per_second)} new tokens/s"
+    number = given.tokens_per_second
+    rate = f"{format_count(number) if number >= 1000 else f'{number:.3g}'} new tokens/s"
     now = f"{first} to the first token, {rate}" if plan.job.objective == "latency" else (
         f"{rate}, a token of each request every {each}"
     )

@@ -15,6 +15,7 @@ from autopart.planning.memory import MemoryTerms, Rules, StageFacts, memory_term
 from autopart.planning.nodes import Home, homes
 from autopart.planning.parallel import Times, Way, gradient_seconds, layer_times, way_tables, ways
 from autopart.planning.periods import with_periods
+from autopart.planning.rooms import with_rooms
 from autopart.planning.tables import (
     MAX_BOUNDARIES,
     Crossing,
@@ -112,6 +113,7 @@ def build_instance(
         prices=tuple(group.rent_usd_per_hour for group in groups) if job.max_usd_per_hour else (),
         scattered=tuple(number for number in range(len(groups)) if making.is_scattered(number)),
     )
+    made = with_rooms(made, stand)
     if schedule != "1f1b" or not made.repeats:
         return made
     charged = with_periods(made, making.crossing, links, stand)

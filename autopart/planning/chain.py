@@ -156,7 +156,7 @@ def best_path(
     if not instance.repeats or out_of_time():
         return search.best
     low, high = max(search.floor_seconds, highest * 1e-6), threshold
-    while search.best and high > low * NARROW and not out_of_time():
+    while search.best and high > low * max(NARROW, 1 + tolerance) and not out_of_time():
         middle = math.sqrt(low * high)
         low, high = (low, middle) if search.below(middle)[0] else (middle, high)
     least_sum = price_arcs(instance, instance.arcs, search.target, at_least, out_of_time=out_of_time).bound

@@ -110,7 +110,7 @@ def whole_nodes(cluster: Cluster, apart: frozenset[str], width: int) -> Cluster:
 
 
 def devices_along(
-    cluster: Cluster, groups: Sequence[Group], stages: Sequence[tuple[int, int]]
+    cluster: Cluster, groups: Sequence[Group], stages: Sequence[tuple[int, int]], stays: Sequence[bool] = ()
 ) -> tuple[tuple[Device, ...], ...]:
     """Real devices for (group, number of devices) of every stage; () if the stages do not go into the nodes.
 
@@ -118,10 +118,40 @@ def devices_along(
         cluster: the real one.
         groups: of the merged one, which hold the same devices.
         stages: from first to last.
+        stays: whether each is meant to be on the node of the stage before; () if that is not known.
     """
     in_order = range(len(stages))
     widest_first = sorted(in_order, key=lambda at: -stages[at][1])
-    return _given(cluster, groups, stages, in_order) or _given(cluster, groups, stages, widest_first)
+    return (
+        _by_runs(cluster, groups, stages, stays)
+        or _given(cluster, groups, stages, in_order) or _given(cluster, groups, stages, widest_first)
+    )  # fmt: skip
+
+
+def _by_runs(
+    cluster: Cluster, groups: Sequence[Group], stages: Sequence[tuple[int, int]], stays: Sequence[bool]
+) -> tuple[tuple[Device, ...], ...]:
+    """Stages that are meant to be on one node are: longest runs first, each on the fullest node with room for it."""
+    runs: list[list[int]] = []
+    for at, on_node in enumerate(stays):
+        if on_node and runs:
+            runs[-1].append(at)
+        else:
+            runs.append([at])
+    kind_of = {device.name: number for number, group in enumerate(groups) for device in group.devices}
+    free: list[list[Device]] = [list(group.devices) for group in group_devices(cluster)]
+    kinds = [kind_of.get(devices[0].name, -1) for devices in free]
+    chosen: dict[int, tuple[Device, ...]] = {}
+    for run in sorted(runs, key=lambda run: -sum(stages[at][1] for at in run)):
+        group, total = stages[run[0]][0], sum(stages[at][1] for at in run)
+        roomy = [place for place, devices in enumerate(free) if kinds[place] == group and len(devices) >= total]
+        if not roomy:
+            return ()
+        place = min(roomy, key=lambda place: len(free[place]))
+        for at in run:
+            chosen[at] = tuple(free[place][: stages[at][1]])
+            free[place] = free[place][stages[at][1] :]
+    return tuple(chosen[at] for at in range(len(stays)))
 
 
 def _given(

@@ -116,6 +116,8 @@ def _num_stages(instance: Instance) -> int:
 
 WIDE_TOLERANCE = 5e-3
 """by which a path of a large problem has to be better for the dynamic program to go on: windows follow it"""
+SHARE_OF_START = 0.4
+"""of the time, after which that is enough of a start if there is a path at all"""
 
 
 def is_large(instance: Instance) -> bool:
@@ -125,15 +127,22 @@ def is_large(instance: Instance) -> bool:
     return instance.repeats > 0 and instance.floor_seconds > 0 and not small
 
 
-def _start(instance: Instance, effort: Effort) -> tuple[Instance, Path]:
-    """The instance with the floor found on the way, and a good path to start from, or ()."""
+def _start(instance: Instance, effort: Effort, *, met: bool = False) -> tuple[Instance, Path]:
+    """The instance with the floor found on the way, and a good path to start from, or ().
+
+    ``met``: there is a plan under another schedule, which will do where a path takes long to find.
+    """
     if not is_large(instance):
         return instance, best_path(instance, out_of_time=effort.is_over)
     least = least_threshold(instance, math.inf, WIDE_TOLERANCE, out_of_time=effort.is_over)
     tightened = replace(instance, floor_seconds=least.floor_seconds)
     path = keeping_rows(instance, least.path)
-    if not path and not can_list(instance):
-        path = best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=effort.is_over)
+    if not path and not met and not can_list(instance):
+        until = effort.clock() + SHARE_OF_START * effort.left_seconds()
+        path = (
+            best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=lambda: effort.clock() >= until)
+            or best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=effort.is_over)
+        )  # fmt: skip
     return tightened, path
 
 
@@ -159,7 +168,8 @@ def find_optimum(
     found: list[list[Option]] = []
     for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        instance, path = _start(instance, effort)
+        met = any(options for (other, _), options in zip(problems, found, strict=False) if other is candidate)
+        instance, path = _start(instance, effort, met=met)
         problems[done] = (candidate, instance)
         options = options_of(candidate, cluster, job, instance, path)
         found.append(options + _on_nodes(candidate, cluster, job, instance, options, effort))

@@ -92,7 +92,8 @@ def layout_of(instance: Instance, path: Path, schedule: ScheduleName, cluster: C
     """
     arcs = instance.arcs
     stages = [(int(arcs.group[arc]), int(arcs.width[arc])) for arc in path]
-    places = [tuple(device.name for device in devices) for devices in _devices(instance, stages, cluster)]
+    stays = [int(arcs.room[arc]) == 0 for arc in path]
+    places = [tuple(device.name for device in devices) for devices in _devices(instance, stages, stays, cluster)]
     if not places:
         return None
     boundaries = [instance.boundaries[int(arcs.first[arc])] for arc in path]
@@ -113,10 +114,10 @@ def rank(option: Option, job: Job) -> tuple[float, int, int, tuple[int, ...], tu
 
 
 def _devices(
-    instance: Instance, stages: list[tuple[int, int]], cluster: Cluster
+    instance: Instance, stages: list[tuple[int, int]], stays: list[bool], cluster: Cluster
 ) -> tuple[tuple[Device, ...], ...]:
     if instance.cluster != cluster:
-        return devices_along(cluster, instance.groups, stages)
+        return devices_along(cluster, instance.groups, stages, stays)
     next_device, places = [0] * instance.num_groups, []
     for group, width in stages:
         begin = next_device[group]

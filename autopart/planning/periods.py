@@ -19,8 +19,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from autopart.planning.instance import Arcs, Instance
+from autopart.planning.instance import Instance
 from autopart.planning.nodes import Home
+from autopart.planning.rooms import in_order
 from autopart.planning.tables import Crossing
 from autopart.schema.device import Link
 
@@ -46,28 +47,24 @@ def with_periods(instance: Instance, crossing: Crossing, links: Links, homes: Se
     if num > 1 and few and not instance.scattered:
         return _told_apart(instance, crossing, links)
     arcs = instance.arcs
-    waits = np.zeros(len(arcs))
+    waits, goes_on = np.zeros(len(arcs)), arcs.last < instance.end
+    stays = arcs.after > max(instance.link_classes)  # the stage behind is on the same node (``rooms``)
+    followed = np.isin(arcs.group, arcs.group[stays])
     for group, home in enumerate(homes):
-        for fills in (False, True):
-            chosen = (arcs.group == group) & ((arcs.width == home.widest) == fills) & (arcs.last < instance.end)
-            behind = _behind(instance, links, group, home, fills=fills)
-            waits[chosen] = _least(crossing, behind, instance.end + 1)[arcs.last[chosen]]
+        own, leaves = (arcs.group == group) & goes_on, followed | (arcs.width == home.widest)
+        elsewhere = [link for other, link in enumerate(links[group]) if other != group]
+        elsewhere += [home.beyond] if group in instance.scattered else []
+        inside = [links[group][group]]
+        for chosen, some in ((stays, inside), (~stays & leaves, elsewhere), (~stays & ~leaves, elsewhere + inside)):
+            waits[own & chosen] = _least(crossing, some, instance.end + 1)[arcs.last[own & chosen]]
     charged = replace(arcs, seconds=arcs.seconds + waits)
     return replace(instance, arcs=charged.keep(np.isfinite(charged.seconds)))
 
 
-def _behind(instance: Instance, links: Links, group: int, home: Home, *, fills: bool) -> list[Link]:
-    """Every link that a stage on a group may send over; one that fills its node sends to another."""
-    found = [link for other, link in enumerate(links[group]) if other != group or not fills]
-    if group in instance.scattered or not fills:
-        found.append(home.beyond)
-    return [link for link in found if link is not None]
-
-
-def _least(crossing: Crossing, some: Sequence[Link], num: int) -> Floats:
+def _least(crossing: Crossing, some: Sequence[Link | None], num: int) -> Floats:
     """Of every boundary, the least time over any of the links; inf if there is none."""
-    found = np.full(num, math.inf)
-    for link in {(each.latency_seconds, each.bandwidth_bytes_per_second): each for each in some}.values():
+    found, links = np.full(num, math.inf), (link for link in some if link is not None)
+    for link in {(each.latency_seconds, each.bandwidth_bytes_per_second): each for each in links}.values():
         found = np.minimum(found, crossing.seconds(link))
     return found
 
@@ -87,10 +84,4 @@ def _told_apart(instance: Instance, crossing: Crossing, links: Links) -> Instanc
         seconds = arcs.seconds + waits[arcs.group, arcs.last]
         part = replace(arcs, before=before, after=arcs.after * num + behind, seconds=seconds)
         parts.append(part.keep(~at_end & np.isfinite(seconds)))
-    merged = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arcs.__slots__}
-    order = np.lexsort((
-        merged["after"], merged["way"], merged["group"], merged["last"], merged["before"], merged["first"]
-    ))  # fmt: skip
-    return replace(
-        instance, arcs=Arcs(**{name: array[order] for name, array in merged.items()}), num_labels=source,
-    )
+    return replace(instance, arcs=in_order(parts), num_labels=source)

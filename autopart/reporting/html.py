@@ -14,7 +14,7 @@ from autopart.reporting.drawing import Row, by_stage, in_flight, memory_outline,
 from autopart.reporting.generations import generation_rows
 from autopart.reporting.memoryterms import memory_columns
 from autopart.reporting.plans import baseline_rows, job_line, prediction_rows, proof_rows, sample_of
-from autopart.reporting.tables import layer_range, percent, rate
+from autopart.reporting.tables import layer_range, percent, rate, usd
 from autopart.schema.explanation import Explanation
 from autopart.schema.measurement import Measurement
 from autopart.schema.plan import Plan, Stage
@@ -107,6 +107,7 @@ def _template() -> Template:
     environment.tests["contains_device"] = lambda devices, name: name in devices
     environment.filters |= {
         "bytes": format_bytes, "seconds": format_seconds, "percent": percent, "rate": rate, "layers": layer_range,
+        "usd": usd,
     }
     return environment.get_template("report.html.j2")
 

@@ -87,8 +87,9 @@ def _stage_row(stage: Stage) -> tuple[str, ...]:
 def prediction_rows(plan: Plan) -> list[tuple[str, str]]:
     """What a step takes and costs, and what its transfers do: names with values."""
     prediction = plan.prediction
+    rounds = f", {plan.job.rounds} rounds with the way in" if plan.job.rounds > 1 else ""
     rows = [
-        ("step", format_seconds(prediction.step_seconds)),
+        ("step", format_seconds(prediction.step_seconds) + rounds),
         ("throughput", rate(prediction.throughput_per_second, sample_of(plan))),
         ("latency", f"{format_seconds(prediction.latency_seconds)} for one micro-batch, forward"),
         ("bubble", percent(prediction.bubble_fraction)),

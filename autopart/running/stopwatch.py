@@ -114,14 +114,23 @@ class HostStopwatch(_Counting):
         """Times the body as ``part``, padding to the emulated speed included."""
         start_seconds = self._clock()
         self._waited("send" if part == "optimizer" else "receive", start_seconds)
-        if self._last is not None and part != "optimizer" and start_seconds - self._last > LEAST_WAIT_SECONDS:
-            self._note("receive", stage, microbatch, self._last, start_seconds, gradient=part == "backward")
+        if self._last is not None and start_seconds - self._last > LEAST_WAIT_SECONDS:
+            self._note_wait(part, stage, microbatch, self._last, start_seconds)
         with self._pace.keep(part, stage):
             yield
         end_seconds = self._clock()
         self._note(part, stage, microbatch, start_seconds, end_seconds)
         self._seconds[part, stage] = self._seconds.get((part, stage), 0.0) + end_seconds - start_seconds
         self._last = None if self._last is None else end_seconds
+
+    def _note_wait(
+        self, part: Part, stage: int | None, microbatch: int | None, start_seconds: float, end_seconds: float
+    ) -> None:
+        """What lies before a part is waiting for what it needs, unless it needs nothing from another rank."""
+        before = self._acts[-1] if self._acts else None
+        is_loss = before is not None and (before.kind, before.stage, before.microbatch) == (part, stage, microbatch)
+        if part == "backward" or (part == "forward" and stage and not is_loss):
+            self._note("receive", stage, microbatch, start_seconds, end_seconds, gradient=part == "backward")
 
     def _note(
         self, kind: ActKind, stage: int | None, microbatch: int | None, start_seconds: float, end_seconds: float, *,

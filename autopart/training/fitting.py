@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from autopart import running
 from autopart.errors import UsageError
@@ -82,8 +83,8 @@ def fit(
     _give_back(program, part)
     return result_of(
         plan, recipe, records, resumed_from_step=begin, total_seconds=clock() - start_seconds,
-        checkpoint=checkpoints.latest(task.checkpoints) if task.checkpoints else None, notes=trainer.notes,
-        versions=running.versions(),
+        checkpoint=checkpoints.latest(task.checkpoints) if task.checkpoints else None,
+        notes=_of_all(trainer.notes, part.num_ranks), versions=running.versions(),
     )  # fmt: skip
 
 
@@ -108,6 +109,15 @@ def _trainer(
     stopwatch = pipeline.stopwatch if isinstance(pipeline, running.DistributedPipeline) else None
     trainer = Trainer(pipeline, part, recipe, loss, exchange=exchange, stopwatch=stopwatch, optimizer=optimizer)
     return trainer, part
+
+
+def _of_all(notes: tuple[str, ...], num_ranks: int) -> tuple[str, ...]:
+    """What every rank has to say, each thing once: of the loss only the last stage's knows."""
+    if num_ranks == 1:
+        return notes
+    found: list[tuple[str, ...]] = [()] * num_ranks
+    dist.all_gather_object(found, notes)
+    return tuple(dict.fromkeys(note for each in found for note in each))
 
 
 def _give_back(program: Program, part: Part) -> None:

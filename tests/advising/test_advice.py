@@ -118,6 +118,20 @@ def test_left_out_devices_and_what_using_them_would_cost() -> None:
     assert advice(plan, "leave-out").message.startswith("leave b out: ")
 
 
+def test_what_a_left_out_device_costs_is_over_all_micro_batch_counts() -> None:
+    """In one micro-batch the slow device doubles a step, in four it would not: both lists say the same of it."""
+    whole, parts = layers((4.0,) * 4, num_microbatches=1), layers((1.1,) * 4)
+    graph = dataclasses.replace(whole.graph, batch_size=4)
+    whole = dataclasses.replace(whole, graph=graph, profile=dataclasses.replace(whole.profile, batch_size=4))
+    devices, job = cluster(FAST, device("b", kind="slow", speed=0.1)), Job(batch=4)
+    plan = advised(planning.plan((whole, parts), devices, job), (whole, parts))
+    (excluded,) = plan.excluded
+    factor = excluded.reason.split(" is ")[1].split("x")[0]
+    assert advice(plan, "leave-out").message == f"leave b out: {factor}x faster without"
+    alone = planning.plan((whole,), devices, job).excluded[0].reason
+    assert alone != excluded.reason and factor in plan.verdict
+
+
 def test_turning_points_are_where_another_plan_is_better() -> None:
     problem = layers((1.0,) * 8)
     plan = plan_of(problem, cluster(FAST, SLOW))

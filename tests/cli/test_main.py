@@ -260,6 +260,7 @@ def test_every_error_has_its_exit_code(
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert ("their line" in err) == (code == 2)
+    assert ("autopart: interrupted" in err) == (code == 130)
     assert ("this is a bug in autopart" in err) == (code == 1)
 
 
@@ -306,6 +307,21 @@ def test_a_terminal_without_unicode_gets_something(plan_file: str) -> None:
         env=os.environ | {"PYTHONIOENCODING": "ascii"},
     )
     assert done.returncode == 0 and b" ... " in done.stdout and b"\\u" not in done.stdout
+
+
+@pytest.mark.parametrize("words", [
+    ["plan", "missing.py", "-o"], ["plan", "missing.py", "--plot"], ["compare", "missing.py", "-d", "t4", "-o"],
+    ["report", "missing.json", "-o"], ["report", "missing.json", "--trace"],
+    ["export", "missing.json", "--to", "csv", "-o"],
+])  # fmt: skip
+def test_files_that_cannot_be_written_are_said_before_anything_is_read(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path, reason in ((tmp_path, "it is a folder"), (tmp_path / "no" / "x.svg", "there is no folder")):
+        assert main([*words, str(path)]) == 2
+        told = capsys.readouterr().err
+        assert reason in told and told.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_export_writes_to_a_file(plan_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

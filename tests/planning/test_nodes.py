@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from autopart.errors import InfeasibleError
 from autopart.planning import optimum, plan
 from autopart.planning.arcs import build_instance
+from autopart.planning.chain import best_path, path_objective
 from autopart.planning.effort import Effort
 from autopart.planning.groups import group_devices, link_between
 from autopart.planning.nodes import devices_along, has_many_groups, homes, merged_nodes, whole_nodes
-from autopart.planning.options import schedules
+from autopart.planning.options import evaluate, layout_of, schedules
 from autopart.planning.windows import prove_by_windows
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Objective
@@ -116,10 +118,11 @@ def on_two_nodes(draw: st.DrawFn) -> Problem:
 @given(problem=on_two_nodes())
 def test_windows_over_merged_nodes_hold_for_the_real_ones(problem: Problem) -> None:
     chosen, devices, job = problem
-    best = best_wide_by_brute_force(chosen, devices, job)
-    instance = build_instance(chosen, merged_nodes(devices, frozenset()), job, schedules(job)[0], real=devices)
+    schedule = schedules(job)[0]
+    best = best_wide_by_brute_force(chosen, devices, replace(job, schedule=schedule))
+    instance = build_instance(chosen, merged_nodes(devices, frozenset()), job, schedule, real=devices)
     effort = Effort(solver="auto", gap=1e-4, deadline=1.0, clock=lambda: 0.0)
-    found = prove_by_windows(instance, math.inf if best is None else best.objective_seconds, effort)
+    found = prove_by_windows(instance, math.inf, effort)
     assert best is None or found.bound_seconds <= best.objective_seconds * (1 + 1e-9)
 
 
@@ -148,9 +151,10 @@ def test_a_stage_that_fills_its_node_is_reached_from_another() -> None:
     chosen = candidate(graph, {"fast": [1e-2] * 6, "slow": [9e-1] * 6}, 4)
     job = Job(mode="train", batch=8, optimizer="sgd", data_parallel=4)
     arcs = build_instance(chosen, merged, job, "gpipe", real=real).arcs
+    on_node = {1: arcs.room == 0, 2: arcs.before == 0}
     received = {  # one stage of a layer, less its computing: 30 ms of forward and backward, shared by the replicas
-        width: float(arcs.seconds[(arcs.width == width) & (arcs.group == 0) & (arcs.before == 0)].min()) - 0.03 / width
-        for width in (1, 2)
+        width: float(arcs.seconds[some & (arcs.width == width) & (arcs.group == 0)].min()) - 0.03 / width
+        for width, some in on_node.items()
     }
     assert sorted(set(arcs.width.tolist())) == [1, 2], "no stage is wider than a node"
     assert received[1] == pytest.approx(2 * 1e-3, rel=0.1) and received[2] == pytest.approx(2 * 1e-1, rel=0.1)
@@ -170,6 +174,35 @@ def test_many_nodes_are_planned_for_every_objective(objective: Objective) -> Non
         for t, n in zip(found.stages, found.stages[1:], strict=False)
     ]
     assert not inside or any(each is not None and each.latency_seconds == 1e-6 for each in inside)
+
+
+def test_no_path_stays_longer_on_a_node_than_there_is_room() -> None:
+    """Ten stages on nodes of four: two of them at least are reached from another node, wherever the path has them."""
+    real = racks(3, 4, kinds=("fast",))
+    chosen = candidate(chain(10, value_bytes=100_000), {"fast": [1e-2] * 10}, 8)
+    instance = build_instance(chosen, merged_nodes(real, frozenset()), Job(batch=8, stages=10), "gpipe", real=real)
+    assert instance.num_labels > len(set(instance.link_classes))
+    path = best_path(instance)
+    stays = [int(instance.arcs.room[arc]) == 0 for arc in path]
+    assert len(stays) == 10 and sum(not each for each in stays) == 3
+    runs = "".join("s" if each else "e" for each in stays).split("e")[1:]
+    assert max(len(run) for run in runs) == 3
+    layout = layout_of(instance, path, "gpipe", real)
+    assert layout is not None
+    nodes = [real.device(name).node for name in layout.devices]
+    assert [one == other for one, other in pairwise(nodes)] == stays[1:], "stages are where the path has them"
+    exact = evaluate(chosen, real, Job(batch=8), layout).objective_seconds
+    assert path_objective(instance, instance.arcs, path) == pytest.approx(exact)
+
+
+def test_runs_go_into_nodes_that_are_in_part_taken() -> None:
+    real = racks(2, 4, kinds=("fast",))
+    groups = group_devices(merged_nodes(real, frozenset()))
+    stays = [False, False, True, True, False, True]
+    places = devices_along(real, groups, [(0, 1), (0, 1), (0, 1), (0, 1), (0, 2), (0, 1)], stays)
+    nodes = [place[0].node for place in places]
+    assert nodes[1] == nodes[2] == nodes[3] and nodes[4] == nodes[5] and len(set(nodes)) == 2
+    assert len({device.name for place in places for device in place}) == 7
 
 
 def test_the_best_of_no_links_is_none() -> None:

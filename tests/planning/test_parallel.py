@@ -135,6 +135,19 @@ def test_wide_stages_beat_narrow_ones_where_memory_is_short() -> None:
     assert found.verdict.startswith("Use d0, d1, d2 and d3 with ")
 
 
+def test_what_devices_have_to_keep_whole_is_said_and_counted() -> None:
+    graph = chain(2, weight_bytes=[2 * 10**6, 10**6], value_bytes=100, training=True, batch_size=2)
+    weights = tuple(replace(each, most_devices=most) for each, most in zip(graph.weights, (2, 1), strict=True))
+    chosen = candidate(replace(graph, weights=weights), {"fast": [1.0, 1.0]}, 2)
+    devices = cluster(*(device(f"d{n}", memory_bytes=5 * 10**6) for n in range(2)), links=(FAST,))
+    found = plan((chosen,), devices, Job(batch=4, mode="train", optimizer="sgd", tensor_parallel=2, stages=1))
+    assert found.stages[0].parameter_bytes == 2 * 10**6
+    assert found.stages[0].forward_seconds == pytest.approx(0.5 + 1.0, rel=1e-3)
+    said = {each.code: each.message for each in found.warnings}
+    assert "all-weights-shared" not in said
+    assert said["weights-kept-whole"].startswith("stage 0: of 3.00 MB of weights 1.00 MB cannot be divided")
+
+
 def test_one_stage_on_two_devices_is_not_called_unsplit() -> None:
     graph = chain(1, weight_bytes=10**6, value_bytes=100, training=True, batch_size=2)
     devices = cluster(*(device(f"d{n}", memory_bytes=5 * 10**6) for n in range(2)), links=(FAST,))

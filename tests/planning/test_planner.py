@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning import check, plan
@@ -20,6 +21,9 @@ thorough = settings(max_examples=40, deadline=None, suppress_health_check=[Healt
 
 
 SOLVERS: tuple[SolverName, ...] = ("cbc", "highs")
+
+NEAR = 2e-5
+"""plans for few devices are that near to the optimum: a hundredth of the gap, twice"""
 
 
 def clock() -> float:
@@ -99,18 +103,25 @@ def test_renaming_devices_changes_nothing_but_names(problem: Problem) -> None:
 
 
 @settings(max_examples=20, deadline=None)
-@given(problems(training=False))
-def test_another_order_of_devices_is_worth_as_much(problem: Problem) -> None:
+@given(problem=problems(), data=st.data())
+def test_other_names_and_another_order_of_devices_are_worth_as_much(problem: Problem, data: st.DataObject) -> None:
+    """Devices keep their figures and links, and are called and listed otherwise."""
     chosen, devices, job = problem
-    turned = replace(devices, devices=tuple(reversed(devices.devices)))
-    before, after = solve(problem), solve((chosen, turned, job))
+    names = data.draw(st.permutations([device.name for device in devices.devices]))
+    order = data.draw(st.permutations(range(len(names))))
+    renamed = [replace(device, name=name) for device, name in zip(devices.devices, names, strict=True)]
+    before, after = solve(problem), solve((chosen, replace(devices, devices=tuple(renamed[k] for k in order)), job))
     assert (before is None) == (after is None)
-    if before is not None and after is not None:
-        assert before.proof.objective_seconds == pytest.approx(after.proof.objective_seconds, rel=2e-3)
+    if before is None or after is None:
+        return
+    assert before.proof.bound_seconds <= after.proof.objective_seconds * (1 + 1e-9)
+    assert after.proof.bound_seconds <= before.proof.objective_seconds * (1 + 1e-9)
+    if job.mode == "infer":
+        assert before.proof.objective_seconds == pytest.approx(after.proof.objective_seconds, rel=NEAR)
 
 
 @settings(max_examples=20, deadline=None)
-@given(problems(training=False))
+@given(problem=problems())
 def test_a_device_less_never_makes_a_better_plan(problem: Problem) -> None:
     chosen, devices, job = problem
     assume(len(devices.devices) > 1 and job.stages in (None, 1))
@@ -118,9 +129,12 @@ def test_a_device_less_never_makes_a_better_plan(problem: Problem) -> None:
     for left_out in devices.devices:
         fewer = replace(devices, devices=tuple(d for d in devices.devices if d != left_out))
         after = solve((chosen, fewer, job))
-        if after is not None:
-            assert before is not None
-            assert after.proof.objective_seconds >= before.proof.bound_seconds * (1 - 1e-9)
+        if after is None:
+            continue
+        assert before is not None
+        assert after.proof.objective_seconds >= before.proof.bound_seconds * (1 - 1e-9)
+        if job.mode == "infer":
+            assert after.proof.objective_seconds >= before.proof.objective_seconds * (1 - NEAR)
 
 
 @settings(max_examples=15, deadline=None)

@@ -57,3 +57,11 @@ def test_one_micro_batch_is_one() -> None:
 def test_one_request_goes_through_one_device_at_a_time_without_a_warning() -> None:
     result = planned(1, objective="latency")
     assert {"bubble", "low-utilisation", "few-microbatches"}.isdisjoint(each.code for each in result.warnings)
+
+
+def test_a_searched_schedule_is_not_said_to_want_more_time() -> None:
+    job = Job(batch=4, mode="train", microbatches=4, schedule="interleaved")
+    result = plan((made(4, train=True),), cluster(device("a"), device("b")), job)
+    said = warning(result, "gap-not-reached")
+    assert said.message.startswith("placements for --schedule interleaved are searched, not proven")
+    assert "--time-limit" not in said.suggestion

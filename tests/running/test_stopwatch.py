@@ -49,10 +49,13 @@ def test_what_passes_between_the_parts_of_a_step_is_waiting() -> None:
     stopwatch = HostStopwatch(clock=lambda: time.wall_seconds)
     time.work(9.0)  # before the step
     stopwatch.start()
-    for waiting_seconds in (1.0, 2.0):
+    for number, waiting_seconds in enumerate((1.0, 1.5)):
         time.work(waiting_seconds)
-        with stopwatch.part("forward", 0):
-            time.work(3.0)
+        with stopwatch.part("forward", 1, number):
+            time.work(2.0)
+    time.work(0.5)
+    with stopwatch.part("forward", 1, 1):  # the loss
+        time.work(2.0)
     stopwatch.travels(sent_bytes=5)
     stopwatch.travels(received_bytes=7)
     time.work(0.25)
@@ -62,8 +65,8 @@ def test_what_passes_between_the_parts_of_a_step_is_waiting() -> None:
     lap = stopwatch.take()
     assert (lap.forward_seconds, lap.receive_seconds, lap.send_seconds) == (6.0, 3.0, 0.75)
     assert (lap.sent_bytes, lap.received_bytes) == (5, 7)
-    assert [(act.kind, act.stage, act.start_seconds, act.end_seconds) for act in lap.acts] == [
-        ("receive", 0, 0.0, 1.0), ("forward", 0, 1.0, 4.0), ("receive", 0, 4.0, 6.0), ("forward", 0, 6.0, 9.0),
-        ("optimizer", None, 9.25, 10.25),
+    assert [(act.kind, act.stage, act.microbatch, act.start_seconds, act.end_seconds) for act in lap.acts] == [
+        ("receive", 1, 0, 0.0, 1.0), ("forward", 1, 0, 1.0, 3.0), ("receive", 1, 1, 3.0, 4.5),
+        ("forward", 1, 1, 4.5, 6.5), ("forward", 1, 1, 7.0, 9.0), ("optimizer", None, None, 9.25, 10.25),
     ]
     assert stopwatch.take() == Lap(forward_seconds=0.0, backward_seconds=0.0, optimizer_seconds=0.0)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch.distributed.checkpoint.state_dict_loader import load
 
 from autopart.errors import FileFormatError, RunError, UsageError
 from autopart.program import Program
 from autopart.schema.job import Optimizer
 from autopart.schema.training import Recipe, Training
-from autopart.training import fit, load_checkpoint
+from autopart.training import fit, fitting, load_checkpoint
 from tests.training.models import (
     BATCH,
     NUM_SAMPLES,
@@ -198,6 +199,15 @@ def test_an_optimizer_of_the_users_own(tmp_path: Path) -> None:
     train("chain", dataclasses.replace(recipe, steps=3), optimizer=made, checkpoint_directory=tmp_path)
     again = train("chain", recipe, optimizer=made, checkpoint_directory=tmp_path, resume=True, seed=4)
     assert again.losses == pytest.approx(expected[3:], rel=1e-5)
+
+
+def test_what_any_rank_has_to_say_all_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_gather_object(found: list[tuple[str, ...]], own: tuple[str, ...]) -> None:
+        found[:] = [own, ("one", "of the last rank")]
+
+    monkeypatch.setattr(dist, "all_gather_object", all_gather_object)
+    assert fitting._of_all(("one",), 2) == ("one", "of the last rank")
+    assert fitting._of_all(("one",), 1) == ("one",)
 
 
 def test_the_callers_random_numbers_are_left_alone() -> None:
