@@ -8,6 +8,7 @@ import typer
 
 from autopart.cli import limits, planoptions
 from autopart.cli.console import print_result, progress_bar, write_result
+from autopart.cli.loading import rare_collections
 from autopart.cli.options import (
     Batch,
     ClusterFile,
@@ -112,11 +113,12 @@ def _plan_model(
     model: str, job: dict[str, Any], json_out: bool, output: Output, *, plot: Plot, **options: Any
 ) -> None:
     """Loads, plans and prints."""
-    from autopart import api, planning
-    from autopart.reporting import plan_picture, plan_text
-    from autopart.schema.store import dump
+    with rare_collections():
+        from autopart import api, planning
+        from autopart.reporting import plan_picture, plan_text
+        from autopart.schema.store import dump
 
-    source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
+        source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
     with progress_bar() as progress:
         found = api.plan_source(source, progress=progress, **options, **job)
     write_result(found, output)
@@ -129,11 +131,12 @@ def _plan_top(
     model: str, job: dict[str, Any], num_plans: int, json_out: bool, output: Output, **options: Any
 ) -> None:
     """Loads, plans and prints several plans; the best one is written."""
-    from autopart import api
-    from autopart.reporting import top_text
-    from autopart.schema.store import dump
+    with rare_collections():
+        from autopart import api
+        from autopart.reporting import top_text
+        from autopart.schema.store import dump
 
-    source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
+        source = api.load_source(model, dtype=job["dtype"], may_lack_weights=True)
     with progress_bar() as progress:
         found = api.plan_top_source(source, num_plans, progress=progress, **options, **job)
     write_result(found[0].plan, output)

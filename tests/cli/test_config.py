@@ -47,7 +47,7 @@ def test_without_a_file_nothing_changes(planned: list[dict[str, Any]]) -> None:
 @pytest.mark.parametrize(("text", "message"), [
     ("device: 2xt4\n", "no command has an option 'device'"),
     ("plam: {batch: 8}\n", "there is no command 'plam'"),
-    ("plan: {barch: 8}\n", "`autopart plan` has no option 'barch'"),
+    ("plan: {barch: 8}\n", "`autopart plan` has no option 'barch'; did you mean batch"),
     ("- devices\n", "holds no options"),
     ("devices: [\n", "is not YAML"),
     ("devices: !!python/object/apply:os.getcwd []\n", "is not YAML"),

@@ -44,9 +44,10 @@ def test_a_trace_of_a_run_without_a_report(
     plan_file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     event = Event(stage=1, kind="backward", microbatch=3, start_seconds=0.5, end_seconds=0.75)
+    trace = tmp_path / "t.json"
     for events in ((event,), ()):
         save(replace(a_measurement(), events=events), run := tmp_path / "run.json")
-        assert main(["report", plan_file, "--measured", str(run), "--trace", str(trace := tmp_path / "t.json")]) == 0
+        assert main(["report", plan_file, "--measured", str(run), "--trace", str(trace)]) == 0
         ran = [each for each in json.loads(trace.read_text())["traceEvents"] if each["pid"] == 1 and each["ph"] == "X"]
         assert [(each["name"], each["tid"], each["ts"], each["dur"]) for each in ran] == [
             ("backward 3", 1, 5e5, 2.5e5)

@@ -104,7 +104,8 @@ def cases() -> list[object]:
             waits = reason_to_wait(page)
             found.append(pytest.param(page, "quick", id=name))
             if waits:
-                found.append(pytest.param(page, "whole", id=f"{name}, whole ({waits})", marks=pytest.mark.long))
+                marks = (pytest.mark.long, pytest.mark.timeout(1200))
+                found.append(pytest.param(page, "whole", id=f"{name}, whole ({waits})", marks=marks))
     return found
 
 

@@ -124,8 +124,9 @@ def problems(
         kind: draw(st.lists(times, min_size=num_layers, max_size=num_layers)) for kind in ("fast", "slow")
     }
     memory = st.integers(5, 200).map(lambda k: 1000 * k) if tight else st.just(100 * GB)
+    caps = st.sampled_from(draw(st.lists(memory, min_size=1, max_size=2)))  # so that some devices are alike
     devices = tuple(
-        device(f"d{k}", kind=draw(st.sampled_from(["fast", "slow"])), memory_bytes=draw(memory),
+        device(f"d{k}", kind=draw(st.sampled_from(["fast", "slow"])), memory_bytes=draw(caps),
                node=draw(st.sampled_from(["a", "b"])), speed=draw(st.sampled_from([1.0, 0.5])))
         for k in range(draw(st.integers(1, max_devices)))
     )

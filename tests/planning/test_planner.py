@@ -120,6 +120,20 @@ def test_other_names_and_another_order_of_devices_are_worth_as_much(problem: Pro
         assert before.proof.objective_seconds == pytest.approx(after.proof.objective_seconds, rel=NEAR)
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 1, 3), (3, 0, 2, 1)])
+def test_alike_devices_on_two_nodes_are_told_apart_in_any_order(order: tuple[int, ...]) -> None:
+    """Four of a kind, two on each node; the slow link between the nodes is crossed once."""
+    four = [device(f"d{k}", node="ab"[k // 2]) for k in range(4)]
+    links = (link(bandwidth=1e5, ends=("a", "b")), link(bandwidth=1e8))
+    chosen = candidate(chain(4, value_bytes=1000), {"fast": [2e-2] * 4}, 8)
+    devices, job = cluster(*(four[k] for k in order), links=links), Job(batch=8)
+    result, best = plan((chosen,), devices, job, clock=clock), best_by_brute_force(chosen, devices, job)
+    assert best is not None
+    assert result.proof.objective_seconds == pytest.approx(best.objective_seconds, rel=NEAR)
+    nodes = [devices.device(stage.devices[0]).node for stage in result.stages]
+    assert nodes in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
+
+
 @settings(max_examples=20, deadline=None)
 @given(problem=problems())
 def test_a_device_less_never_makes_a_better_plan(problem: Problem) -> None:

@@ -17,6 +17,7 @@ import pytest
 from autopart import planning
 from autopart.reporting import report_html
 from autopart.reporting.drawing import MOST_BARS, PATH_WIDTH, by_stage, in_flight, memory_outline, timeline_rows
+from autopart.schema.generation import Generation, GenerationStage, Requests
 from autopart.schema.plan import Plan, Schedule
 from autopart.schema.timeline import Timeline
 from tests.paper import a_device, a_measurement, a_plan, a_stage, one_device_plan
@@ -70,6 +71,21 @@ class Words(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.seen.append(data)
+
+
+def test_of_generated_text_the_first_figures_are_of_tokens() -> None:
+    plan = a_plan()
+    given = Generation(
+        requests=Requests(prompt_tokens=8, new_tokens=4, concurrency=2), num_groups=2, tokens_per_second=270.0,
+        time_to_first_token_seconds=0.117, time_per_output_token_seconds=0.0297,
+        stages=tuple(GenerationStage(prefill_seconds=0.05, decode_seconds=0.01, cache_bytes=1) for _ in plan.stages),
+    )
+    text = html_of(replace(plan, generation=given))
+    figures = dict(re.findall(r"<li><b>([^<]*)</b><span>([^<]*)</span>", text))
+    assert (figures["270"], figures["29.7 ms"], figures["117 ms"]) == (
+        "new tokens a second", "a token of each request", "to the first token"
+    )
+    assert "a step, predicted" not in text and "a step, predicted" in html_of(plan)
 
 
 def test_everything_is_said() -> None:
