@@ -160,6 +160,7 @@ def pipeline(
     Raises:
         MismatchError: the stages do not do what the model does.
     """
+    _tell_optimizer(plan, optimizer)
     program = _program(plan, _source(model, args, kwargs), verify)
     from autopart import running  # planning does without
 
@@ -187,6 +188,7 @@ def fit(
     """
     from autopart import training
 
+    _tell_optimizer(plan, optimizer)
     named = optimizer if isinstance(optimizer, str) else plan.job.optimizer if optimizer is None else "sgd"
     source = dataclasses.replace(_source(model, args, kwargs), loss_fn=loss_fn, targets=targets)
     program = _program(plan, source, verify)
@@ -282,6 +284,15 @@ def _tell_skipped(checks: Sequence[Check]) -> None:
     for each in checks:
         if each.outcome == "skipped":
             warnings.warn(f"autopart could not check the split's {each.name}: {each.detail}", stacklevel=3)
+
+
+def _tell_optimizer(plan: Plan, optimizer: object) -> None:
+    """Warns where an optimizer keeps states that the plan's memory lacks; of a function that is not known."""
+    planned, known = plan.job.optimizer, planning.NUM_OPTIMIZER_STATES
+    keeps = next((known[each] for each in known if each == optimizer), 1 if callable(optimizer) else 0)
+    if keeps > known[planned]:
+        counted = "no optimizer" if planned == "none" else planned
+        warnings.warn(f"autopart: the plan's memory is for {counted}; plan with the one that trains", stacklevel=3)
 
 
 def _source(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> Source:

@@ -3,6 +3,7 @@
 from autopart.planning.check import CheckError, check
 from autopart.planning.explain import explain
 from autopart.planning.hiding import hidden, hiding_note
+from autopart.planning.memory import NUM_OPTIMIZER_STATES
 from autopart.planning.planner import plan
 from autopart.planning.remedies import remedies
 from autopart.planning.simulate import simulate
@@ -14,7 +15,7 @@ from autopart.planning.workloadcheck import check_workload
 from autopart.schema.alternatives import Alternative
 
 __all__ = [
-    "Alternative", "CheckError", "SolverState", "best_variant", "can_vary", "check", "check_workload", "explain",
-    "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload", "remedies", "simulate",
-    "solvers_here",
+    "NUM_OPTIMIZER_STATES", "Alternative", "CheckError", "SolverState", "best_variant", "can_vary", "check",
+    "check_workload", "explain", "hidden", "hiding_note", "kept_variant", "plan", "plan_top", "plan_workload",
+    "remedies", "simulate", "solvers_here",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,22 @@ def test_fit_trains_the_users_own_model(tmp_path: Path) -> None:
     other = seeded("tied", 7)
     assert autopart.load_checkpoint(tmp_path, other).step == 12
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_an_optimizer_that_the_plan_has_no_memory_for_is_told() -> None:
+    model = seeded("chain")
+    plan = plan_of(program_of(model))
+    tokens, labels = data()
+    for optimizer, counted, num_told in (("adam", "sgd", 1), (torch.optim.Adam, "none", 1), ("sgd", "adamw", 0)):
+        job = dataclasses.replace(plan.job, optimizer=counted)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            autopart.fit(
+                model, (tokens[:BATCH],), plan=dataclasses.replace(plan, job=job), data=lambda: (tokens, labels),
+                loss_fn=loss_fn, targets=(labels[:BATCH],), steps=1, optimizer=optimizer, verify=False,
+            )
+        found = [str(each.message) for each in told if "memory is for" in str(each.message)]
+        assert len(found) == num_told, (optimizer, counted, found)
 
 
 def test_wrong_words_and_plans_are_refused() -> None:
