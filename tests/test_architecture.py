@@ -36,9 +36,16 @@ LEVELS = {
 }
 """What is on a level may import from its own level (rooms: not from each other) and from those below."""
 
+FLOORS = {
+    "planning": ({"solving", "costing", "simulating"}, {"searching"}, {"aiming"}),
+    "profiling": ({"devices"}, {"estimating", "measuring"}, {"calibrating"}),
+}
+"""Folders inside of a room, from the ground up: each imports from its own floor and those below, and nothing from
+the files of the room itself, which are on top."""
+
 
 def words(path: Path) -> tuple[str, ...]:
-    """autopart/planning/chain.py → ("planning", "chain")"""
+    """autopart/planning/searching/chain.py → ("planning", "searching", "chain")"""
     return path.relative_to(PACKAGE).with_suffix("").parts
 
 
@@ -99,6 +106,17 @@ def test_a_room_is_entered_by_its_door(module: Path) -> None:
             assert not (PACKAGE / room / f"{target[1]}.py").exists(), (
                 f"{module}:{line}: import from autopart.{room}, not from autopart.{room}.{target[1]}"
             )
+
+
+@pytest.mark.parametrize("room", FLOORS)
+def test_imports_inside_of_a_room_go_down(room: str) -> None:
+    floors = {folder: floor for floor, folders in enumerate(FLOORS[room]) for folder in folders}
+    for path in (PACKAGE / room).rglob("*.py"):
+        here = words(path)[1]
+        for target, line in own_imports(path):
+            if here in floors and target[0] == room and target[1] != here:
+                where = f"{path}:{line}: {here} imports {'.'.join(target)}"
+                assert target[1] in floors and floors[target[1]] <= floors[here], where
 
 
 def test_pulp_is_touched_in_planning_only(module: Path) -> None:

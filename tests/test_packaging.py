@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import autopart
-from autopart.profiling.catalogue import kinds
+from autopart.profiling.devices.catalogue import kinds
 
 ROOT = Path(autopart.__file__).parent.parent
 

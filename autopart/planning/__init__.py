@@ -1,17 +1,17 @@
 """From what layers cost to the fastest plan that fits, with a proof of how good it is; no torch here."""
 
 from autopart.planning.check import CheckError, check
+from autopart.planning.costing.memory import NUM_OPTIMIZER_STATES
 from autopart.planning.explain import explain
-from autopart.planning.hiding import hidden, hiding_note
-from autopart.planning.memory import NUM_OPTIMIZER_STATES
+from autopart.planning.graphs.workload import plan_workload
+from autopart.planning.graphs.workloadcheck import check_workload
 from autopart.planning.planner import plan
-from autopart.planning.remedies import remedies
-from autopart.planning.simulate import simulate
-from autopart.planning.solvers import SolverState, solvers_here
+from autopart.planning.simulating.hiding import hidden, hiding_note
+from autopart.planning.simulating.remedies import remedies
+from autopart.planning.simulating.simulate import simulate
+from autopart.planning.solving.solvers import SolverState, solvers_here
 from autopart.planning.top import plan_top
 from autopart.planning.variants import best_variant, can_vary, kept_variant
-from autopart.planning.workload import plan_workload
-from autopart.planning.workloadcheck import check_workload
 from autopart.schema.alternatives import Alternative
 
 __all__ = [

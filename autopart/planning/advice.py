@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from itertools import groupby, pairwise
 
-from autopart.planning.chain import best_path, is_exact
-from autopart.planning.effort import Effort
-from autopart.planning.groups import group_devices
-from autopart.planning.instance import Instance
-from autopart.planning.memory import Rules, stage_facts, stage_memory
-from autopart.planning.optimum import instances_of, is_large, options_of
-from autopart.planning.options import LOOPED, Option, rank, schedules
-from autopart.planning.quantities import amount_of, rent_of
-from autopart.planning.wishes import apart_devices
+from autopart.planning.aiming.quantities import amount_of, rent_of
+from autopart.planning.costing.groups import group_devices
+from autopart.planning.costing.memory import Rules, stage_facts, stage_memory
+from autopart.planning.costing.wishes import apart_devices
+from autopart.planning.searching.chain import best_path, is_exact
+from autopart.planning.searching.instance import Instance
+from autopart.planning.searching.optimum import instances_of, is_large, options_of
+from autopart.planning.searching.options import LOOPED, Option, rank, schedules
+from autopart.planning.solving.effort import Effort
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import Baseline, Excluded, Proof

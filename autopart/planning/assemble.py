@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from autopart.planning.codecs import codecs_of, sent
-from autopart.planning.costs import StageCost
-from autopart.planning.groups import link_between
-from autopart.planning.options import Option
-from autopart.planning.simulate import warmup
+from autopart.planning.costing.codecs import codecs_of, sent
+from autopart.planning.costing.costs import StageCost
+from autopart.planning.costing.groups import link_between
+from autopart.planning.searching.options import Option
+from autopart.planning.simulating.simulate import warmup
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import (

@@ -6,15 +6,15 @@ import itertools
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-from autopart.planning.arcs import build_instance
-from autopart.planning.chain import best_path
-from autopart.planning.costs import Layout
-from autopart.planning.effort import IsOver, never
-from autopart.planning.greedy import greedy_layouts
-from autopart.planning.groups import link_between
-from autopart.planning.memory import Rules, memory_terms, num_in_flight
-from autopart.planning.options import Option, evaluate, layout_of, rank, schedules
-from autopart.planning.parallel import usual_way, usual_ways, way_tables
+from autopart.planning.costing.costs import Layout
+from autopart.planning.costing.groups import link_between
+from autopart.planning.costing.memory import Rules, memory_terms, num_in_flight
+from autopart.planning.costing.parallel import usual_way, usual_ways, way_tables
+from autopart.planning.searching.arcs import build_instance
+from autopart.planning.searching.chain import best_path
+from autopart.planning.searching.greedy import greedy_layouts
+from autopart.planning.searching.options import Option, evaluate, layout_of, rank, schedules
+from autopart.planning.solving.effort import IsOver, never
 from autopart.schema.device import Cluster, Device
 from autopart.schema.graph import Graph
 from autopart.schema.job import Job, Method, ScheduleName

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from itertools import accumulate, combinations, pairwise
 
-from autopart.planning.codecs import codecs_of
-from autopart.planning.kvcache import ELEMENT_BYTES
-from autopart.planning.memory import stage_memory
-from autopart.planning.onedevice import in_flight_of, together
-from autopart.planning.options import LOOPED
-from autopart.planning.parallel import Way, gradient_seconds, layer_times, way_facts
-from autopart.planning.rules import Rules
-from autopart.planning.simulate import simulate, warmup
+from autopart.planning.costing.codecs import codecs_of
+from autopart.planning.costing.kvcache import ELEMENT_BYTES
+from autopart.planning.costing.memory import stage_memory
+from autopart.planning.costing.onedevice import in_flight_of, together
+from autopart.planning.costing.parallel import Way, gradient_seconds, layer_times, way_facts
+from autopart.planning.costing.rules import Rules
+from autopart.planning.searching.options import LOOPED
+from autopart.planning.simulating.simulate import simulate, warmup
 from autopart.schema.codec import CodecName, is_compressible, wire_bytes
 from autopart.schema.device import Device, Link
 from autopart.schema.graph import Graph, Value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autopart.planning.options import LOOPED
+from autopart.planning.searching.options import LOOPED
 from autopart.schema.explanation import CutTerms, Explanation, StageTerms
 from autopart.schema.plan import Plan, Stage
 

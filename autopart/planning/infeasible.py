@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import TypeVar
 
 from autopart.errors import InfeasibleError
-from autopart.planning.effort import Effort
-from autopart.planning.optimum import is_feasible
+from autopart.planning.searching.optimum import is_feasible
+from autopart.planning.solving.effort import Effort
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate

@@ -24,13 +24,13 @@ import numpy as np
 import pulp
 
 from autopart.errors import InfeasibleError, UsageError
-from autopart.planning.costs import Layout, short_bytes
-from autopart.planning.effort import Effort
-from autopart.planning.groups import group_devices
-from autopart.planning.memory import NUM_OPTIMIZER_STATES
-from autopart.planning.optimum import Optimum
-from autopart.planning.options import LOOPED, Option, evaluate
-from autopart.planning.tables import choose_boundaries
+from autopart.planning.costing.costs import Layout, short_bytes
+from autopart.planning.costing.groups import group_devices
+from autopart.planning.costing.memory import NUM_OPTIMIZER_STATES
+from autopart.planning.costing.tables import choose_boundaries
+from autopart.planning.searching.optimum import Optimum
+from autopart.planning.searching.options import LOOPED, Option, evaluate
+from autopart.planning.solving.effort import Effort
 from autopart.progress import Progress
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job

@@ -8,18 +8,18 @@ from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning.advice import reasons, verdict_of
+from autopart.planning.aiming.objectives import SEARCHES, beyond_limits, least_of
+from autopart.planning.aiming.quantities import choose, keeps_limits, with_rents
 from autopart.planning.assemble import assemble
 from autopart.planning.baselines import BASELINES, best_single_device, evaluate_baseline, summarise
 from autopart.planning.check import check
-from autopart.planning.effort import Effort
+from autopart.planning.costing.wishes import check_wishes
 from autopart.planning.infeasible import infeasibility
 from autopart.planning.looped import MOST_ROUNDS, check_looped, find_looped, is_looped
-from autopart.planning.objectives import SEARCHES, beyond_limits, least_of
-from autopart.planning.optimum import SMALLEST_GAP, Optimum, allowed_candidates, proof_of
-from autopart.planning.options import Option
-from autopart.planning.quantities import choose, keeps_limits, with_rents
+from autopart.planning.searching.optimum import SMALLEST_GAP, Optimum, allowed_candidates, proof_of
+from autopart.planning.searching.options import Option
+from autopart.planning.solving.effort import Effort
 from autopart.planning.watching import warnings_of
-from autopart.planning.wishes import check_wishes
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Method

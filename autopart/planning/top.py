@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
-from autopart.planning.groups import group_devices
+from autopart.planning.costing.groups import group_devices
 from autopart.planning.looped import is_looped
 from autopart.planning.planner import plan
 from autopart.progress import Progress, silent

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autopart.planning.chain import best_path
-from autopart.planning.costs import Layout
+from autopart.planning.costing.costs import Layout
+from autopart.planning.costing.parallel import ALONE, Way
 from autopart.planning.looped import is_looped
-from autopart.planning.optimum import allowed_candidates, instances_of, options_of
-from autopart.planning.options import Option, evaluate, rank
-from autopart.planning.parallel import ALONE, Way
+from autopart.planning.searching.chain import best_path
+from autopart.planning.searching.optimum import allowed_candidates, instances_of, options_of
+from autopart.planning.searching.options import Option, evaluate, rank
 from autopart.schema.advice import Variant
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from autopart.planning.options import LOOPED, Option, evaluate
+from autopart.planning.searching.options import LOOPED, Option, evaluate
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.plan import Baseline, PlanWarning

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from autopart.planning.costing.shares import is_divided, part_unknown
 from autopart.planning.looped import is_looped
-from autopart.planning.optimum import Optimum
-from autopart.planning.options import Option
-from autopart.planning.shares import is_divided, part_unknown
+from autopart.planning.searching.optimum import Optimum
+from autopart.planning.searching.options import Option
 from autopart.planning.waiting import about_waiting
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job

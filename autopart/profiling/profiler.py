@@ -14,14 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from autopart import cache, pastruns
 from autopart.errors import DeviceError
 from autopart.pace import clock_for
-from autopart.profiling.budget import Budget
-from autopart.profiling.catalogue import kind, kind_in, kinds
-from autopart.profiling.estimate import corrected, estimate
+from autopart.profiling.devices.catalogue import kind, kind_in, kinds
+from autopart.profiling.estimating.estimate import corrected, estimate
 from autopart.profiling.learning import learned
-from autopart.profiling.measure import measure
-from autopart.profiling.passes import keep_passes, read_passes
-from autopart.profiling.timeboxed import combined, measure_alone, shares
-from autopart.profiling.timing import Clock, num_threads_set, own_stream
+from autopart.profiling.measuring.budget import Budget
+from autopart.profiling.measuring.measure import measure
+from autopart.profiling.measuring.passes import keep_passes, read_passes
+from autopart.profiling.measuring.timeboxed import combined, measure_alone, shares
+from autopart.profiling.measuring.timing import Clock, num_threads_set, own_stream
 from autopart.program import Program
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster, Device, Kind

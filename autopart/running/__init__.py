@@ -9,18 +9,30 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from autopart.running.emulate import TimetablePace, timetable
+from autopart.running.emulating.emulate import TimetablePace, timetable
+from autopart.running.emulating.memorycap import MemoryCap, cap_of
+from autopart.running.emulating.quota import check_quota, cpu_quota, find_quota_root
 from autopart.running.emulation import emulated_plan, emulation_notes
 from autopart.running.execute import Batch, drop_weights, run_steps, versions
-from autopart.running.failures import failure_of
 from autopart.running.group import join_group
-from autopart.running.launch import Ranks
+from autopart.running.inprocess.local import LocalPipeline
+from autopart.running.launching.failures import failure_of
+from autopart.running.launching.launch import Ranks
+from autopart.running.launching.lifetime import end_with_parent
+from autopart.running.launching.records import (
+    RankFailure,
+    RankResult,
+    RankSpec,
+    Throttle,
+    failure_path,
+    progress_path,
+    result_path,
+)
+from autopart.running.launching.session import best_single_device, run
+from autopart.running.launching.turns import turn_after
 from autopart.running.layertimes import with_layer_seconds
-from autopart.running.lifetime import end_with_parent
-from autopart.running.local import LocalPipeline
 from autopart.running.loss import LossFunction, Objective
 from autopart.running.memory import meter_for
-from autopart.running.memorycap import MemoryCap, cap_of
 from autopart.running.mesh import (
     Seat,
     num_replicas,
@@ -31,20 +43,8 @@ from autopart.running.mesh import (
     seats,
 )
 from autopart.running.optimizers import OptimizerChoice, check_optimizer, make_optimizer
-from autopart.running.quota import check_quota, cpu_quota, find_quota_root
-from autopart.running.records import (
-    RankFailure,
-    RankResult,
-    RankSpec,
-    Throttle,
-    failure_path,
-    progress_path,
-    result_path,
-)
-from autopart.running.session import best_single_device, run
 from autopart.running.stages import rank_weights, stage_device, stage_weights
 from autopart.running.stopwatch import HostStopwatch, Stopwatch, stopwatch_for
-from autopart.running.turns import turn_after
 from autopart.running.unsplit import UnsplitModel
 
 if TYPE_CHECKING:

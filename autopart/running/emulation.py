@@ -10,8 +10,8 @@ from pathlib import Path
 from autopart.errors import DeviceError
 from autopart.orders import ONE_PER_RANK, torch_name
 from autopart.running.cuts import CutCrossings
-from autopart.running.limitedlinks import LimitedLinks, SlowCut
-from autopart.running.records import Throttle
+from autopart.running.emulating.limitedlinks import LimitedLinks, SlowCut
+from autopart.running.launching.records import Throttle
 from autopart.running.stages import boundary_examples, spans
 from autopart.schema.device import Cluster, Link
 from autopart.schema.graph import Graph

@@ -15,8 +15,8 @@ from torch import nn
 
 from autopart.compression import Traffic
 from autopart.pace import Pacer
+from autopart.running.launching.records import RankResult, StageSeconds
 from autopart.running.memory import MemoryMeter
-from autopart.running.records import RankResult, StageSeconds
 from autopart.running.stopwatch import Lap, Stopwatch
 
 __all__ = ["Batch", "Steppable", "drop_weights", "run_steps", "versions"]

@@ -12,8 +12,8 @@ import torch
 from torch import fx
 
 from autopart.program import Program, Segment
+from autopart.running.launching.records import RankResult
 from autopart.running.mesh import seats
-from autopart.running.records import RankResult
 from autopart.running.stages import rank_stages, spans
 from autopart.schema.graph import Value
 from autopart.schema.plan import Plan

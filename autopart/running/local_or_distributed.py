@@ -10,7 +10,7 @@ from autopart.program import Program
 from autopart.running.dataparallel import GradientCodec
 from autopart.running.distributed import DistributedPipeline
 from autopart.running.group import check_size, join_group
-from autopart.running.local import LocalPipeline
+from autopart.running.inprocess.local import LocalPipeline
 from autopart.running.loss import LossFunction
 from autopart.running.mesh import process_device
 from autopart.running.optimizers import OptimizerChoice

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 
 from autopart.livebytes import LiveBytes
-from autopart.running.memorycap import MemoryCap
+from autopart.running.emulating.memorycap import MemoryCap
 
 __all__ = [
     "AllocatorMeter",

@@ -10,8 +10,8 @@ from typing import Literal, Protocol
 
 import torch
 
-from autopart.running.emulate import Pace, Part, TimetablePace
-from autopart.running.records import Act
+from autopart.running.emulating.emulate import Pace, Part, TimetablePace
+from autopart.running.launching.records import Act
 
 __all__ = ["EventStopwatch", "HostStopwatch", "Lap", "Part", "StageLap", "Stopwatch", "stopwatch_for"]
 

@@ -10,8 +10,8 @@ import torch
 import torch.distributed as dist
 from torch.distributed.pipelining import ScheduleGPipe
 
-from autopart.running.limitedlinks import Way
-from autopart.running.limitedstage import LimitedStage
+from autopart.running.emulating.limitedlinks import Way
+from autopart.running.emulating.limitedstage import LimitedStage
 from autopart.running.mesh import Peer, Routes
 from autopart.running.stopwatch import Stopwatch
 

@@ -22,12 +22,12 @@ from pathlib import Path
 import numpy as np
 from tabulate import tabulate
 
-from autopart.profiling.calibrate import fit_error, left_out
-from autopart.profiling.calibrationdata import FILES
-from autopart.profiling.collectives import COLLECTIVES, collective_times, fit_line
-from autopart.profiling.fits import Fitted
-from autopart.profiling.laws import law_file
-from autopart.profiling.leftout import Comparison, Data, compare_all, fit_on, pairs_of, read_data
+from autopart.profiling.calibrating.calibrate import fit_error, left_out
+from autopart.profiling.calibrating.calibrationdata import FILES
+from autopart.profiling.calibrating.collectives import COLLECTIVES, collective_times, fit_line
+from autopart.profiling.calibrating.fits import Fitted
+from autopart.profiling.calibrating.leftout import Comparison, Data, compare_all, fit_on, pairs_of, read_data
+from autopart.profiling.estimating.laws import law_file
 
 FOLDS = 5
 GOALS = {

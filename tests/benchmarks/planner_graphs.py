@@ -23,10 +23,10 @@ from pathlib import Path
 from tabulate import tabulate
 
 from autopart.planning import plan_workload
-from autopart.planning.dagplan import contiguous
-from autopart.planning.dagproblem import DagProblem, DeviceKind
-from autopart.planning.workload import problem_of
-from autopart.planning.workloadcheck import device_loads
+from autopart.planning.graphs.dagplan import contiguous
+from autopart.planning.graphs.dagproblem import DagProblem, DeviceKind
+from autopart.planning.graphs.workload import problem_of
+from autopart.planning.graphs.workloadcheck import device_loads
 from autopart.schema.workload import Workload
 from autopart.schema.workloadfile import load_workload
 from tests.planning.workloads import inception, training, transformer

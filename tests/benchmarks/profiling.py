@@ -24,9 +24,9 @@ from tabulate import tabulate
 from torch import nn
 
 from autopart.profiling import estimate, kinds
-from autopart.profiling.layerwise import layer_runner
-from autopart.profiling.timing import num_threads_set
-from autopart.profiling.weights import kept, weights_on
+from autopart.profiling.measuring.layerwise import layer_runner
+from autopart.profiling.measuring.timing import num_threads_set
+from autopart.profiling.measuring.weights import kept, weights_on
 from autopart.tracing import trace
 
 NUM_KINDS = 12

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from autopart.planning.memory import Rules, memory_terms, stage_facts
+from autopart.planning.costing.memory import Rules, memory_terms, stage_facts
 from autopart.tracing import trace, with_loss
 
 TOKENS = 2048

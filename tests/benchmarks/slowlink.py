@@ -30,7 +30,7 @@ from tabulate import tabulate
 from torch import nn
 
 from autopart import running
-from autopart.planning.simulate import StageTimes, step_seconds
+from autopart.planning.simulating.simulate import StageTimes, step_seconds
 from autopart.program import Program
 from autopart.schema.codec import CodecName
 from autopart.schema.job import ScheduleName

@@ -27,11 +27,11 @@ from pydantic import TypeAdapter
 from tabulate import tabulate
 
 from autopart.profiling import kind
-from autopart.profiling.laws import shipped_laws
-from autopart.profiling.leastsquares import Array, fit
-from autopart.profiling.leftout import roofline
-from autopart.profiling.operators import seconds
-from autopart.profiling.rates import rates_of, steady
+from autopart.profiling.calibrating.leftout import roofline
+from autopart.profiling.estimating.laws import shipped_laws
+from autopart.profiling.estimating.leastsquares import Array, fit
+from autopart.profiling.estimating.operators import seconds
+from autopart.profiling.estimating.rates import rates_of, steady
 from autopart.schema.graph import Work
 
 FILE = "models_timm.csv"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.distributed.pipelining import schedules as torch_schedules
 
 from autopart.orders import ORDERS, Action, in_flight, most_in_flight, orders_of, torch_name
-from autopart.planning.simulate import StageTimes, run_schedule
+from autopart.planning.simulating.simulate import StageTimes, run_schedule
 from autopart.schema.job import ScheduleName
 
 DEEDS = {"F": "forward", "B": "backward", "I": "input", "W": "weight"}

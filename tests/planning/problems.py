@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from autopart.planning.costs import Layout
-from autopart.planning.groups import group_devices
-from autopart.planning.options import Option, evaluate, schedules
-from autopart.planning.parallel import ways
+from autopart.planning.costing.costs import Layout
+from autopart.planning.costing.groups import group_devices
+from autopart.planning.costing.parallel import ways
+from autopart.planning.searching.options import Option, evaluate, schedules
 from autopart.schema.device import Cluster, Device, Link
 from autopart.schema.graph import Graph, Layer, Value, Weight
 from autopart.schema.job import Job

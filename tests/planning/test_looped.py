@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning import check, plan, simulate
 from autopart.planning.check import CheckError
-from autopart.planning.costs import Layout, short_bytes
+from autopart.planning.costing.costs import Layout, short_bytes
+from autopart.planning.costing.onedevice import in_flight_of, together
+from autopart.planning.costing.rules import Rules
 from autopart.planning.looped import balance_seconds
-from autopart.planning.onedevice import in_flight_of, together
-from autopart.planning.options import evaluate
-from autopart.planning.rules import Rules
+from autopart.planning.searching.options import evaluate
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.plan import Memory

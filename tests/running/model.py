@@ -1,4 +1,4 @@
-"""A model source for tests/running/test_session.py; AUTOPART_TEST_FAULT says what goes wrong in the last rank."""
+"""A model source for test_session.py; AUTOPART_TEST_FAULT says what goes wrong in the last rank."""
 
 from __future__ import annotations
 

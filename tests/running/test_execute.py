@@ -10,7 +10,7 @@ from autopart.pace import Pacer
 from autopart.running.execute import Batch, drop_weights, run_steps
 from autopart.running.stopwatch import HostStopwatch, Stopwatch
 from autopart.running.unsplit import UnsplitModel
-from tests.running.test_emulate import FakeTime
+from tests.running.emulating.test_emulate import FakeTime
 
 
 class FakeMeter:

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 
 from autopart.errors import RunError
+from autopart.running.launching.summary import summarize
 from autopart.running.layertimes import with_layer_seconds
 from autopart.running.mesh import check_groups
-from autopart.running.summary import summarize
 from autopart.schema.job import ScheduleName
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
 from tests.running.forked import figures, launch
 from tests.running.group_ranks import CASES, SHARE, Case, make_group_plan
 from tests.running.groupmodels import MODELS, tokens_of
-from tests.running.test_summary import result
+from tests.running.launching.test_summary import result
 
 TOLERANCE = 1e-12
 """of float64; in float32 the same sums in another order differ by some 1e-7 to 1e-6"""

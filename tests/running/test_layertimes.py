@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from autopart.running.launching.records import RankResult
 from autopart.running.layertimes import NUM_PASSES, layer_seconds, with_layer_seconds
-from autopart.running.records import RankResult
 from autopart.schema.plan import Plan
 from autopart.tracing import trace
 from tests.running.handmade import make_plan

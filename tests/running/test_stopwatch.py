@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from autopart.running.stopwatch import EventStopwatch, HostStopwatch, Lap, stopwatch_for
-from tests.running.test_emulate import FakeTime
+from tests.running.emulating.test_emulate import FakeTime
 
 
 def test_parts_are_summed_until_they_are_taken() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from autopart.livebytes import LiveBytes
-from autopart.planning.memory import Rules, stage_facts, stage_memory
+from autopart.planning.costing.memory import Rules, stage_facts, stage_memory
 from autopart.program import Program
 from autopart.tracing import trace, with_loss
 

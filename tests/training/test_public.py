@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import autopart
+from autopart.schema.job import Optimizer
 from tests.training.models import BATCH, data, loss_fn, plan_of, program_of, seeded
 
 
@@ -36,7 +38,10 @@ def test_an_optimizer_that_the_plan_has_no_memory_for_is_told() -> None:
     model = seeded("chain")
     plan = plan_of(program_of(model))
     tokens, labels = data()
-    for optimizer, counted, num_told in (("adam", "sgd", 1), (torch.optim.Adam, "none", 1), ("sgd", "adamw", 0)):
+    cases: list[tuple[Any, Optimizer, int]] = [
+        ("adam", "sgd", 1), (torch.optim.Adam, "none", 1), ("sgd", "adamw", 0),
+    ]  # fmt: skip
+    for optimizer, counted, num_told in cases:
         job = dataclasses.replace(plan.job, optimizer=counted)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

@@ -29,7 +29,7 @@ def sources() -> Iterator[Path]:
     """Every source file of autopart that what is split, and how, may depend on, in a fixed order."""
     home = Path(autopart.__file__).parent
     for room in _ROOMS:
-        yield from sorted((home / room).glob("*.py"))
+        yield from sorted((home / room).rglob("*.py"))
 
 
 def key_of_code() -> str:

@@ -1,0 +1,1 @@
+"""The other objectives: rent, memory, number of devices, and limits beside them."""

@@ -1,0 +1,1 @@
+"""What stages cost: time, memory, messages between members, for every run of layers."""

@@ -1,0 +1,1 @@
+"""Graphs from elsewhere: workloads of nodes and edges on equal accelerators."""

@@ -1,0 +1,1 @@
+"""The fastest chain of stages, and a bound that nothing is faster than."""

@@ -1,0 +1,152 @@
+"""The least sum of weights below a threshold, over all vectors of used devices that can be part of a plan.
+
+F[k, h, v] is the least sum of weights of stages that run the model from boundary k to its end on exactly the devices v
+after a stage of link class h.  Only vectors matter whose complement can run the layers before k below the threshold;
+near the least threshold these are few, which makes programs of tens of thousands of vectors quick.  1F1B's memory is
+charged for the fewest stages that v can be: what is found is a lower bound, and its path is to be looked at again.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autopart.planning.searching.bottleneck import MOST_STATES, States, states_of
+from autopart.planning.searching.chain import Path
+from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.solving.effort import IsOver, never
+
+__all__ = ["Least", "can_list", "least_sum"]
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Labels = dict[tuple[int, int], tuple[Ints, Floats]]
+"""of every node (boundary, link class) the vectors, as flat indices ascending, and their least sums"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Least:
+    """What was found."""
+
+    total: float
+    """no plan below the threshold has a smaller sum of weights; inf: there is none; nan: it would take too long"""
+    path: Path
+    """that attains it, of the arcs given; () where there is none"""
+
+
+def can_list(instance: Instance) -> bool:
+    """Whether the vectors of used devices are few enough to be listed."""
+    return math.prod(count + 1 for count in instance.counts) <= MOST_STATES
+
+
+def _furthest(instance: Instance, arcs: Arcs, states: States) -> Ints:
+    """The last boundary up to which at most devices v can run the model, whatever comes after."""
+    reach = np.zeros(states.depth.size, dtype=np.int64)
+    tables = {}
+    for group, width in sorted(set(zip(arcs.group.tolist(), arcs.width.tolist(), strict=True))):
+        table = np.zeros(instance.end + 1, dtype=np.int64)
+        chosen = (arcs.group == group) & (arcs.width == width)
+        np.maximum.at(table, arcs.first[chosen], arcs.last[chosen])
+        tables[group, width] = np.maximum.accumulate(table)
+    for level in states.levels[1:]:
+        best = np.zeros(len(level), dtype=np.int64)
+        for (group, width), table in tables.items():
+            some = np.flatnonzero(states.coordinates[group, level] >= width)
+            best[some] = np.maximum(best[some], table[reach[level[some] - width * states.strides[group]]])
+        reach[level] = best
+    cube = reach.reshape(tuple(count + 1 for count in instance.counts))
+    for axis in range(cube.ndim):
+        cube = np.maximum.accumulate(cube, axis=axis)
+    return np.asarray(cube.reshape(-1))
+
+
+def least_sum(instance: Instance, arcs: Arcs, most_steps: int, *, out_of_time: IsOver = never) -> Least:
+    """The least sum of weights over the arcs given, which are all below one threshold.
+
+    Args:
+        instance: what the arcs are of; only rows C1 to C4, C6 and C9 are kept.
+        arcs: in the order of the instance's.
+        most_steps: sums to try, above which it is given up.
+        out_of_time: whether it is given up at once.
+    """
+    most = min(instance.num_microbatches, instance.num_devices, instance.end)
+    binding = bool((arcs.most_in_flight < most).any())
+    states = states_of(instance, most if binding else 1)
+    size = states.depth.size
+    room = _furthest(instance, arcs, states)[::-1]  # of the complement: flat indices run backwards
+    width = instance.num_classes + 1
+    keys = arcs.first * width + arcs.before
+    labels: Labels = {
+        (instance.end, link_class): (np.zeros(1, dtype=np.int64), np.zeros(1))
+        for link_class in range(instance.num_classes)
+    }
+    num_steps = 0
+    for key in np.unique(keys)[::-1].tolist():
+        boundary, before = divmod(key, width)
+        low, high = np.searchsorted(keys, [key, key + 1])
+        row = np.full(size, np.inf)
+        num_steps += _relax_row(instance, arcs, states, labels, range(low, high), row)
+        if num_steps > most_steps or out_of_time():
+            return Least(total=math.nan, path=())
+        alive = np.flatnonzero(np.isfinite(row) & (room >= boundary) & states.affordable)
+        labels[boundary, before] = alive, row[alive]
+    states_found, sums = labels.get((0, instance.num_classes), (np.zeros(0, dtype=np.int64), np.zeros(0)))
+    if not len(sums):
+        return Least(total=math.inf, path=())
+    best = int(sums.argmin())
+    return Least(total=float(sums[best]), path=_walk(instance, arcs, states, labels, int(states_found[best])))
+
+
+def _relax_row(
+    instance: Instance, arcs: Arcs, states: States, labels: Labels, some: range, row: Floats
+) -> int:
+    """Take arcs that leave one node into its row; how many sums were tried."""
+    num_steps, counts = 0, instance.counts
+    for arc in some:
+        after = labels.get((int(arcs.last[arc]), int(arcs.after[arc])))
+        if after is None:
+            continue
+        group, width, in_flight = int(arcs.group[arc]), int(arcs.width[arc]), int(arcs.most_in_flight[arc])
+        vectors, sums = after
+        num_steps += len(vectors)
+        fits = states.coordinates[group][vectors] + width <= counts[group]
+        moved = vectors + width * states.strides[group]
+        moved, sums = moved[fits], sums[fits] + arcs.weight[arc]
+        if in_flight < instance.num_devices:
+            holds = states.depth[moved] < in_flight
+            moved, sums = moved[holds], sums[holds]
+        row[moved] = np.minimum(row[moved], sums)
+    return num_steps
+
+
+def _walk(instance: Instance, arcs: Arcs, states: States, labels: Labels, vector: int) -> Path:
+    """The arcs that attain the least sum, found again from the labels."""
+    path, boundary, before = [], 0, instance.num_classes
+    while boundary < instance.end:
+        known, sums = labels[boundary, before]
+        wanted = float(sums[np.searchsorted(known, vector)])
+        arc = next(
+            arc for arc in np.flatnonzero((arcs.first == boundary) & (arcs.before == before)).tolist()
+            if _attains(arcs, states, labels, arc, vector, wanted)
+        )
+        path.append(arc)
+        boundary, before = int(arcs.last[arc]), int(arcs.after[arc])
+        vector -= int(arcs.width[arc]) * states.strides[int(arcs.group[arc])]
+    return tuple(path)
+
+
+def _attains(arcs: Arcs, states: States, labels: Labels, arc: int, vector: int, wanted: float) -> bool:
+    """Whether the least sum of a vector comes over an arc."""
+    group, width = int(arcs.group[arc]), int(arcs.width[arc])
+    after = labels.get((int(arcs.last[arc]), int(arcs.after[arc])))
+    if after is None or states.coordinates[group, vector] < width:
+        return False
+    if states.depth[vector] >= int(arcs.most_in_flight[arc]):
+        return False
+    known, sums = after
+    rest = vector - width * states.strides[group]
+    at = int(np.searchsorted(known, rest))
+    return at < len(known) and int(known[at]) == rest and float(sums[at] + arcs.weight[arc]) == wanted

@@ -1,0 +1,232 @@
+"""The best plan over all candidates, and the bound that none can beat."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from autopart.planning.costing.nodes import has_many_groups, merged_nodes, whole_nodes
+from autopart.planning.costing.tables import MAX_BOUNDARIES
+from autopart.planning.costing.wishes import apart_devices
+from autopart.planning.searching.arcs import build_instance
+from autopart.planning.searching.bottleneck import least_threshold
+from autopart.planning.searching.bounds import Certificate, prove
+from autopart.planning.searching.chain import Path, best_path, is_exact
+from autopart.planning.searching.frontier import can_list
+from autopart.planning.searching.greedy import recut
+from autopart.planning.searching.instance import Instance
+from autopart.planning.searching.options import Option, evaluate, layout_of, schedules
+from autopart.planning.searching.refine import refined
+from autopart.planning.searching.windows import keeping_rows, prove_by_windows
+from autopart.planning.solving.effort import Effort
+from autopart.progress import Progress
+from autopart.schema.device import Cluster
+from autopart.schema.job import Job
+from autopart.schema.plan import Least, Proof
+from autopart.schema.problem import Candidate
+
+__all__ = [
+    "Optimum", "allowed_candidates", "find_optimum", "instances_of", "is_feasible", "is_large", "options_of",
+    "proof_of",
+]  # fmt: skip
+
+SMALLEST_GAP = 1e-5
+"""relative: below it the solvers' own tolerances decide"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimum:
+    """What the search over all candidates found."""
+
+    options: tuple[Option, ...]
+    """every path met, evaluated; () if nothing fits"""
+    bound_seconds: float
+    bound: str
+    closed: bool
+    solver: str
+    num_programs: int
+    remark: str
+    """why another solver than the first was asked, else empty"""
+    merged: bool
+    nodes_merged: bool = False
+    """the bound is of a cluster with the best link of every two kinds in place of theirs"""
+    least_bound: float | None = None
+    """of what is made least, where that is not time"""
+
+
+def allowed_candidates(candidates: tuple[Candidate, ...], job: Job) -> tuple[Candidate, ...]:
+    """The candidates that may become the plan: those of the wanted count; for latency whole batches if there are."""
+    allowed = tuple(c for c in candidates if job.microbatches in (None, c.num_microbatches))
+    whole = tuple(c for c in allowed if c.num_microbatches == 1)
+    return whole if job.objective == "latency" and whole else allowed
+
+
+def options_of(candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, path: Path) -> list[Option]:
+    """A path under every allowed schedule in which it fits; [] for no path."""
+    options = [
+        evaluate(candidate, cluster, job, layout)
+        for schedule in (schedules(job) if path else ())
+        if (layout := layout_of(instance, path, schedule, cluster)) is not None
+    ]
+    return [option for option in options if not option.misfit]
+
+
+def _on_nodes(
+    candidate: Candidate, cluster: Cluster, job: Job, instance: Instance, found: list[Option], effort: Effort
+) -> list[Option]:
+    """More plans where the instance is of merged nodes: cut anew for the real links, or of nodes without remainders."""
+    if instance.cluster == cluster:
+        return []
+    if not found and instance.widest > 1:
+        apart = apart_devices(job, cluster)
+        few = whole_nodes(cluster, apart, instance.widest)
+        whole = build_instance(candidate, merged_nodes(few, apart), job, instance.schedule, real=few)
+        whole, path = _start(whole, effort)
+        return options_of(candidate, cluster, job, whole, path)
+    plain = {option.layout.devices for option in found if not option.layout.ways}
+    sequences = [tuple(cluster.device(name) for name in names) for names in sorted(plain)]
+    layouts = [layout for each in schedules(job) for layout in recut(candidate, cluster, job, each, sequences)]
+    options = [evaluate(candidate, cluster, job, layout) for layout in layouts if not (job.pins or job.forbidden)]
+    return [option for option in options if not option.misfit and job.stages in (None, option.layout.num_stages)]
+
+
+def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Instance]:
+    """The path problems that together hold every plan of a candidate.
+
+    Under 1F1B a path needs the least memory, under GPipe it takes the least time, so where all stages that fit under
+    1F1B fit under GPipe too, that is the only problem; for latency 1F1B's is, unless there are fewer micro-batches than
+    devices: 1F1B cannot have so many stages, GPipe can.
+    """
+    allowed = schedules(job)
+    if job.objective == "latency" and candidate.num_microbatches >= len(cluster.devices):
+        allowed = allowed[:1]
+    apart = apart_devices(job, cluster)
+    planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
+    made = [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
+    return made[-1:] if len({_num_stages(each) for each in made}) == 1 else made
+
+
+def _num_stages(instance: Instance) -> int:
+    """How many stages fit, whatever comes before or behind."""
+    arcs = instance.arcs
+    return len(np.unique(np.stack([arcs.first, arcs.last, arcs.group, arcs.way]), axis=1)[0])
+
+
+WIDE_TOLERANCE = 5e-3
+"""by which a path of a large problem has to be better for the dynamic program to go on: windows follow it"""
+SHARE_OF_START = 0.4
+"""of the time, after which that is enough of a start if there is a path at all"""
+
+
+def is_large(instance: Instance) -> bool:
+    """Whether stage-time windows prove it: the dynamic program is not exact, or there are many cuts, merged or not."""
+    few_cuts = len(instance.boundaries) <= MAX_BOUNDARIES and not instance.merged
+    small = is_exact(instance.counts, instance.widest) and few_cuts
+    return instance.repeats > 0 and instance.floor_seconds > 0 and not small
+
+
+def _start(instance: Instance, effort: Effort, *, met: bool = False) -> tuple[Instance, Path]:
+    """The instance with the floor found on the way, and a good path to start from, or ().
+
+    ``met``: there is a plan under another schedule, which will do where a path takes long to find.
+    """
+    if not is_large(instance):
+        return instance, best_path(instance, out_of_time=effort.is_over)
+    least = least_threshold(instance, math.inf, WIDE_TOLERANCE, out_of_time=effort.is_over)
+    tightened = replace(instance, floor_seconds=least.floor_seconds)
+    path = keeping_rows(instance, least.path)
+    if not path and not met and not can_list(instance):
+        until = effort.clock() + SHARE_OF_START * effort.left_seconds()
+        path = (
+            best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=lambda: effort.clock() >= until)
+            or best_path(tightened, tolerance=WIDE_TOLERANCE, out_of_time=effort.is_over)
+        )  # fmt: skip
+    return tightened, path
+
+
+def is_feasible(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
+    """Whether any plan of the candidate fits."""
+    instances = [replace(instance, repeats=0) for instance in instances_of(candidate, cluster, job)]
+    return any(
+        bool(best_path(each, out_of_time=effort.is_over))
+        or (not is_exact(each.counts, each.widest) and bool(prove(each, math.inf, effort).path))
+        for each in instances
+    )
+
+
+def find_optimum(
+    candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
+) -> Optimum:
+    """The fastest plans of the candidates and a bound over all of them: dynamic program first, integer programs then.
+
+    With ``job.max_step_seconds`` nothing slower is looked into: where no option is that fast, the bound says so.
+    """
+    problems = [(candidate, each) for candidate in candidates for each in instances_of(candidate, cluster, job)]
+    num_steps = 2 * len(problems)
+    found: list[list[Option]] = []
+    for done, (candidate, instance) in enumerate(problems):
+        progress("planning", done, num_steps)
+        met = any(options for (other, _), options in zip(problems, found, strict=False) if other is candidate)
+        instance, path = _start(instance, effort, met=met)
+        problems[done] = (candidate, instance)
+        options = options_of(candidate, cluster, job, instance, path)
+        found.append(options + _on_nodes(candidate, cluster, job, instance, options, effort))
+    cutoff = (job.max_step_seconds or math.inf) * (1 + effort.gap) * (1 + 1e-9)
+    best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
+    options = [option for each in found for option in each]
+    certificates: list[Certificate] = []
+    for done, index in enumerate(sorted(range(len(problems)), key=best.__getitem__)):
+        progress("planning", len(problems) + done, num_steps)
+        candidate, instance = problems[index]
+        incumbent = min((option.objective_seconds for option in options), default=math.inf)
+        incumbent = min(incumbent, cutoff)
+        if instance.merged and instance.repeats and math.isfinite(incumbent):
+            instance = refined(candidate, cluster, job, instance, incumbent)
+            problems[index] = (candidate, instance)
+        if is_large(instance) or (instance.prices and instance.repeats):
+            # C9 is a knapsack, which makes integer programs slow, and not the windows' dynamic program
+            certificate = prove_by_windows(instance, incumbent, effort)
+        else:
+            certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
+        certificates.append(certificate)
+        new = options_of(candidate, cluster, job, instance, certificate.path)
+        options += new + (_on_nodes(candidate, cluster, job, instance, new, effort) if new else [])
+    progress("planning", num_steps, num_steps)
+    found_best = _collect(options, [instance for _, instance in problems], certificates)
+    return replace(found_best, nodes_merged=any(instance.cluster != cluster for _, instance in problems))
+
+
+def _collect(options: list[Option], instances: list[Instance], certificates: list[Certificate]) -> Optimum:
+    closed = all(certificate.closed for certificate in certificates)
+    merged = any(instance.merged for instance in instances)
+    over = "cuts between items of merged layers" if merged else "all legal cuts"
+    method = "threshold path programs" if closed else "device prices and fractional balance (time limit)"
+    if any(is_large(instance) or (instance.prices and instance.repeats) for instance in instances):
+        method = "windows of the largest stage time" if closed else "windows of the largest stage time, some left open"
+    return Optimum(
+        options=tuple(options),
+        bound_seconds=min(certificate.bound_seconds for certificate in certificates),
+        bound=f"{method} over {over}",
+        closed=closed,
+        solver="+".join(sorted({c.solver for c in certificates if c.solver != "none"})) or "none",
+        num_programs=sum(certificate.num_programs for certificate in certificates),
+        remark=next((certificate.remark for certificate in certificates if certificate.remark), ""),
+        merged=merged,
+    )
+
+
+def proof_of(option: Option, optimum: Optimum, job: Job, solve_seconds: float, least: Least | None = None) -> Proof:
+    """How good an option is by the bound; ``least``: of what is made least, where that is not time."""
+    objective = option.objective_seconds
+    bound = min(optimum.bound_seconds, objective)
+    value, below = (objective, bound) if least is None else (least.value, least.bound)
+    gap = value / below - 1 if below > 0 else 0.0 if value <= below else math.inf
+    proven = optimum.closed and gap <= max(job.gap, 2 * SMALLEST_GAP)
+    outcome: str = "unproven-baseline" if job.method != "optimal" else "proven" if proven else "feasible"
+    return Proof(
+        objective_seconds=objective, bound_seconds=bound, bound=optimum.bound, gap=gap,
+        outcome=outcome,  # type: ignore[arg-type]  # one of the three words above
+        solver=optimum.solver, solve_seconds=solve_seconds, least=least,
+    )

@@ -1,0 +1,1 @@
+"""What planning asks of integer programs: processes that solve in parallel, limits, versions."""

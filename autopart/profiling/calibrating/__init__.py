@@ -1,0 +1,1 @@
+"""Where the estimates' numbers come from, and how far off they are."""

@@ -1,0 +1,1 @@
+"""What layers would take on kinds that are not here."""

@@ -1,0 +1,1 @@
+"""What layers take on devices that are here."""

@@ -1,0 +1,1 @@
+"""Devices that are not here: slower, smaller, badly connected."""
