@@ -20,6 +20,7 @@ from tests.running.groupmodels import MODELS, tokens_of
 @pytest.fixture(autouse=True)
 def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOPART_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # a worker of pytest-xdist has none
 
 
 def source() -> Source:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
 from autopart.keying import model_key, models_stay
+
+
+@pytest.fixture(autouse=True)
+def in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("__main__.__file__", __file__, raising=False)  # a worker of pytest-xdist has none
 
 
 def key_of(model: nn.Module, batch: int) -> tuple[str, ...]:
