@@ -261,7 +261,7 @@ def _program(plan: Plan, source: Source, verify: bool) -> Program:
     piece = with_batch(source, running.samples_per_replica(plan, running.own_process(plan)))
     program = trace_source(piece, training=training, opaque=plan.model.opaque)
     if verify:
-        stages = tuple(splitting.StagePlacement(layers=each.layers, device=program.device) for each in plan.stages)
+        stages = splitting.side_by_side(plan, program.device)
         with training_mode(source.model, training):
             _tell_skipped(splitting.check_split(piece, program, stages, tracer_for(plan.model.opaque)))
     return program

@@ -18,7 +18,7 @@ from autopart import cache
 from autopart.schema.measurement import Measurement, StageMeasurement
 from autopart.schema.plan import Plan, Stage
 
-__all__ = ["StageRun", "forget", "recall", "recall_plan", "remember"]
+__all__ = ["StageRun", "forget", "recall", "recall_plan", "remember", "run_as"]
 
 MOST_KEPT = 64
 """stages of one model and micro-batch size; the oldest go first"""
@@ -93,12 +93,17 @@ def _disturbed(measured: Measurement) -> str:
     return f"its steps differ by {spread:.0%}" if spread > SPREAD_TOLERANCE else ""
 
 
+def run_as(kind: str, dtype: str) -> str:
+    """What runs are told apart by: the kind, with the type of the stage if that is not the model's."""
+    return f"{kind} in {dtype}" if dtype else kind
+
+
 def _stage_run(plan: Plan, stage: Stage, run: StageMeasurement, measured: Measurement) -> StageRun:
     device = plan.cluster.device(stage.devices[0])
     factor = device.speed * (measured.pace or 1.0)
     trains = plan.job.mode == "train"
     return StageRun(
-        kind=device.kind, layers=stage.layers, forward_seconds=run.forward_seconds * factor,
+        kind=run_as(device.kind, stage.dtype), layers=stage.layers, forward_seconds=run.forward_seconds * factor,
         backward_seconds=run.backward_seconds * factor if trains else 0.0,
         predicted_forward_seconds=stage.forward_seconds * device.speed,
         predicted_backward_seconds=stage.backward_seconds * device.speed,
@@ -127,7 +132,8 @@ def recall(fingerprint: str, *, training: bool, optimizer: str, batch_size: int)
 def recall_plan(plan: Plan) -> tuple[StageRun | None, ...]:
     """For each stage of a plan how it ran on this machine; None where it did not."""
     known = {(run.kind, run.layers): run for run in _together(_read(_key_of(plan)))}
-    return tuple(known.get((plan.cluster.device(stage.devices[0]).kind, stage.layers)) for stage in plan.stages)
+    kinds = (run_as(plan.cluster.device(stage.devices[0]).kind, stage.dtype) for stage in plan.stages)
+    return tuple(known.get((kind, stage.layers)) for kind, stage in zip(kinds, plan.stages, strict=True))
 
 
 def _together(runs: Sequence[StageRun]) -> tuple[StageRun, ...]:

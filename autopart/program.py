@@ -15,6 +15,7 @@ from torch import fx, nn
 from torch.utils import _pytree as pytree
 
 from autopart.errors import UsageError
+from autopart.recasting import recast
 from autopart.schema.graph import Graph
 from autopart.segment import Segment, build_segment, constants_read
 
@@ -39,6 +40,8 @@ class Program:
     """where among (args, kwargs) the integer tables are whose values it was traced for"""
     autocast: torch.dtype | None = None
     """segments compute in this type where torch.autocast would; what crosses between them is of the traced types"""
+    stage_dtype: str = ""
+    """segments compute in this type what the trace has in those that it replaces (``stagedtypes``); "": as traced"""
 
     def flatten_inputs(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[torch.Tensor, ...]:
         """The tensors of a call that layers read, in the order of ``graph.crossing(0)``.
@@ -104,7 +107,10 @@ class Program:
             weight=weight or self.weight,
             device=device or self.device,
         )
-        return segment if self.autocast is None else segment.under(self.autocast, [value.dtype for value in outgoing])
+        dtypes = [value.dtype for value in outgoing]
+        if self.autocast is not None:
+            segment = segment.under(self.autocast, dtypes)
+        return recast(segment, self.stage_dtype, dtypes) if self.stage_dtype else segment
 
     def shared_constants(self) -> tuple[tuple[str, ...], ...]:
         """For each layer, the constants that it reads and that an earlier layer reads too.

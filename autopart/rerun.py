@@ -22,7 +22,7 @@ from autopart.opaque import OpaqueCall
 from autopart.recompute import bundle_nodes
 from autopart.segment import Segment, layer_of
 
-__all__ = ["LayerRerun", "Reruns", "may_run_again", "rerun_layers"]
+__all__ = ["LayerRerun", "Reruns", "may_run_again", "rerun_layers", "written_by"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +97,12 @@ def may_run_again(layer: Segment) -> bool:
     }  # fmt: skip
     nodes = [node for node in layer.body.graph.nodes if node.op == "call_function" and not node.meta.get("constant")]
     return _may_run_again(nodes, root)
+
+
+def written_by(body: fx.GraphModule) -> frozenset[fx.Node]:
+    """The weights and inputs of a segment's graph that its operators may write to."""
+    root = {str(node.target): attrgetter(str(node.target))(body) for node in body.graph.nodes if node.op == "get_attr"}
+    return frozenset(_written([node for node in body.graph.nodes if node.op == "call_function"], root))
 
 
 def _may_run_again(nodes: Sequence[fx.Node], root: dict[str, Any]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx, nn
@@ -17,6 +17,16 @@ from autopart.recompute import bundle
 __all__ = ["Segment", "build_segment", "constants_read", "layer_of", "retarget"]
 
 _LAYER = "layer"
+
+
+class Runner(Protocol):
+    """Runs a segment's graph in its own way."""
+
+    def __call__(self, body: fx.GraphModule, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        """The graph's results for these values."""
+
+    def begin_step(self) -> None:
+        """Weights may have changed."""
 
 
 class Segment(nn.Module):
@@ -38,6 +48,8 @@ class Segment(nn.Module):
     """what it computes in where torch.autocast would; None: in the types of the trace"""
     output_dtypes: tuple[torch.dtype, ...]
     """under autocast, what its outputs are cast to"""
+    runner: Runner | None
+    """what runs it in another type than that of the trace; None: as it is"""
 
     def __init__(
         self, body: fx.GraphModule, layers: range, inputs: Sequence[str], outputs: Sequence[str], device: torch.device
@@ -47,7 +59,7 @@ class Segment(nn.Module):
             self.__dict__[register] = body.__dict__[register]
         self.__dict__.update(
             body=body, first=layers.start, last=layers.stop, input_names=tuple(inputs), output_names=tuple(outputs),
-            device=device, autocast=None, output_dtypes=(),
+            device=device, autocast=None, output_dtypes=(), runner=None,
         )  # fmt: skip
 
     def under(self, autocast: torch.dtype, output_dtypes: Sequence[str]) -> Segment:
@@ -55,14 +67,26 @@ class Segment(nn.Module):
         self.__dict__.update(autocast=autocast, output_dtypes=tuple(getattr(torch, name) for name in output_dtypes))
         return self
 
+    def run_by(self, runner: Runner) -> Segment:
+        """This segment, from now on run in another way, whatever its body."""
+        self.__dict__["runner"] = runner
+        return self
+
+    def begin_step(self) -> None:
+        """Tells that weights may have changed since the step before."""
+        if self.runner is not None:
+            self.runner.begin_step()
+
     def with_body(self, body: fx.GraphModule) -> Segment:
         """The same layers, computed in another way."""
         made = Segment(body, range(self.first, self.last), self.input_names, self.output_names, self.device)
-        made.__dict__.update(autocast=self.autocast, output_dtypes=self.output_dtypes)
+        made.__dict__.update(autocast=self.autocast, output_dtypes=self.output_dtypes, runner=self.runner)
         return made
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The values named by ``output_names``, from those named by ``input_names``."""
+        if self.runner is not None:
+            return self.runner(self.body, values)
         if self.autocast is None:
             results: tuple[torch.Tensor, ...] = self.body(*values)
             return results

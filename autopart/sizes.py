@@ -119,7 +119,8 @@ def _candidate(
     budget: profiling.Budget | None,
 ) -> Candidate:  # fmt: skip
     profile = profiled(
-        trace, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress, budget=budget
+        trace, cluster, optimizer=job.optimizer, at_once=count > 1, refresh=refresh, progress=progress, budget=budget,
+        stage_dtype=job.stage_dtype,
     )
     return Candidate(num_microbatches=count, graph=trace.graph, profile=profile)
 

@@ -171,7 +171,8 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
     program = trace_source(source, training=training, opaque=opaque)
     stages = tuple(
         StagePlacement(
-            layers=stage.layers, device=torch.device(plan.cluster.device(stage.devices[0]).torch_device or "cpu")
+            layers=stage.layers, device=torch.device(plan.cluster.device(stage.devices[0]).torch_device or "cpu"),
+            dtype=stage.dtype,
         )
         for stage in plan.stages
     )
@@ -240,7 +241,7 @@ def _plan_once(
 def _checked(found: Plan, chosen: Traced, opaque: tuple[str, ...], progress: Progress) -> tuple[Check, ...]:
     """The checks of a plan, all its stages standing where the model's weights are, so that nothing is moved."""
     progress("verifying", 0, 1)
-    stages = tuple(StagePlacement(layers=stage.layers, device=chosen.device) for stage in found.stages)
+    stages = splitting.side_by_side(found, chosen.device)
     checks = _checks(chosen, stages, opaque)
     progress("verifying", 1, 1)
     return checks

@@ -26,7 +26,7 @@ LEVELS = {
     **dict.fromkeys(("customgrad", "fusedattention", "livebytes", "pythonstate", "recompute"), 1),
     **dict.fromkeys(("keying", "weightless"), 1),
     **dict.fromkeys(("opaque", "pace", "pastruns", "program", "pytrees", "restoring", "segment", "transfer"), 2),
-    **dict.fromkeys(("orders", "rerun", "sharding"), 2),
+    **dict.fromkeys(("orders", "recasting", "rerun", "sharding", "stagedtypes"), 2),
     **dict.fromkeys(("architectures", "batchlaw", "modelsource", "usercode"), 2),
     **dict.fromkeys(("codecs", "compression"), 2),
     **dict.fromkeys(ROOMS, 3),

@@ -39,6 +39,10 @@ CompressName = Annotated[Literal["none", "auto", "fp16", "bf16", "int8", "topk"]
     "--compress", help="encode what crosses from device to device; auto: fp16 or int8 where that is quicker; all but "
     "none change results a little"
 )]
+StageDtypeName = Annotated[Literal["keep", "auto"], typer.Option(
+    "--stage-dtype", help="what stages compute in on a kind without units for the model's half type; auto: float16 in "
+    "inference, float32 in training; changes results a little"
+)]
 Pins = Annotated[list[str] | None, typer.Option(
     "--pin", metavar="LAYER=DEVICE", help="the layer, or all under that name, runs on that device; may come again"
 )]

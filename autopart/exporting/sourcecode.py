@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from autopart.errors import UsageError
+from autopart.exporting.export import refuse_stage_dtypes
 from autopart.exporting.scripts import comments, is_cpu, stage_devices
 from autopart.program import Program
 from autopart.schema.graph import Value
@@ -42,6 +43,7 @@ def to_python(plan: Plan, program: Program) -> str:
     Raises:
         UsageError: the model has code that could not be traced and runs inside autopart, or too large constants.
     """
+    refuse_stage_dtypes(plan, "python")
     bounds = (0, *accumulate(len(stage.layers) for stage in plan.stages))
     segments = [program.segment(first, last, device=torch.device("cpu")) for first, last in pairwise(bounds)]
     embedded = _embedded(program, segments)

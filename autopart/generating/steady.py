@@ -54,7 +54,7 @@ def requests_of(words: dict[str, Any]) -> tuple[Requests, dict[str, Any]]:
         raise UsageError(f"{error}; see `autopart plan --help`") from error
     fixed = {
         "tensor_parallel": 1, "data_parallel": 1, "compress": "none", "schedule": "gpipe", "optimizer": "none",
-        "recompute": "never",
+        "recompute": "never", "stage_dtype": "keep",
     }
     for name, value in fixed.items():
         if left.get(name, value) != value:

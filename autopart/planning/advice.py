@@ -6,6 +6,7 @@ from itertools import groupby, pairwise
 
 from autopart.planning.aiming.quantities import amount_of, rent_of
 from autopart.planning.costing.groups import group_devices
+from autopart.planning.costing.holding import held_on
 from autopart.planning.costing.memory import Rules, stage_facts, stage_memory
 from autopart.planning.costing.wishes import apart_devices
 from autopart.planning.searching.chain import best_path, is_exact
@@ -90,9 +91,10 @@ def _no_less(proof: Proof) -> str:
 def _cannot_help(option: Option, cluster: Cluster, job: Job, name: str) -> str:
     graph, device = option.candidate.graph, cluster.device(name)
     rules = Rules.of(job, schedules(job)[0], option.layout.num_microbatches, cluster)
+    held = held_on(option.candidate, device.kind)
     ends = (0, *sorted(set(graph.legal_cuts)), len(graph.layers))
     smallest = min(
-        stage_memory(stage_facts(graph, first, last), rules, 1).total
+        stage_memory(stage_facts(held, first, last), rules, 1).total
         for first, last in pairwise(ends)
     )
     if smallest > device.memory_bytes:

@@ -85,6 +85,7 @@ def _stage(option: Option, cluster: Cluster, index: int, cost: StageCost) -> Sta
         memory=cost.memory,
         pace_seconds=row.pace_seconds,
         computes_as=row.computes_as,
+        dtype=row.dtype,
         layer_seconds=tuple(each / placed.speed for each in row.forward_seconds[first:last]) if way.width == 1 else (),
     )
 

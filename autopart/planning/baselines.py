@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from autopart.planning.costing.costs import Layout
 from autopart.planning.costing.groups import link_between
+from autopart.planning.costing.holding import held_on
 from autopart.planning.costing.memory import Rules, memory_terms, num_in_flight
 from autopart.planning.costing.parallel import usual_way, usual_ways, way_tables
 from autopart.planning.searching.arcs import build_instance
@@ -47,11 +48,14 @@ def _memory_fill(candidate: Candidate, cluster: Cluster, job: Job, schedule: Sch
     """Each device filled up to its memory before the next one is used (accelerate's sequential device map)."""
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     ends = (0, *sorted(set(candidate.graph.legal_cuts)), len(candidate.graph.layers))
-    terms = memory_terms(way_tables(candidate.graph, ends, (usual_way(job),))[0], rules)
-    devices = cluster.devices[: job.stages]
+    devices, way = cluster.devices[: job.stages], usual_way(job)
+    terms = {
+        kind: memory_terms(way_tables(held_on(candidate, kind), ends, (way,))[0], rules)
+        for kind in dict.fromkeys(device.kind for device in devices)
+    }
     begin, boundaries = 0, [0]
     for index, device in enumerate(devices):
-        total = terms.total(num_in_flight(rules, len(devices), index))[begin]
+        total = terms[device.kind].total(num_in_flight(rules, len(devices), index))[begin]
         fitting = [end for end in range(begin + 1, len(ends)) if total[end] <= device.memory_bytes]
         is_last = index == len(devices) - 1
         begin = len(ends) - 1 if is_last else max(fitting, default=begin + 1)

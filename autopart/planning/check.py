@@ -22,6 +22,7 @@ from autopart.schema.device import Device, Link
 from autopart.schema.graph import Graph, Value
 from autopart.schema.plan import Plan, Stage
 from autopart.schema.problem import Candidate
+from autopart.stagedtypes import held_graph
 
 __all__ = ["CheckError", "check"]
 
@@ -125,6 +126,8 @@ def _inside(plan: Plan, stage: Stage) -> Link | None:
 def _check_times(plan: Plan, candidate: Candidate, stage: Stage, first: int, last: int) -> None:
     training = plan.job.mode == "train"
     where, way, inside = f"stage {stage.index}", _way(stage), _inside(plan, stage)
+    dtype = candidate.profile.kind(_device(plan, stage).kind).dtype if plan.job.stage_dtype == "auto" else ""
+    _require(stage.dtype == dtype, f"{where}: computes in {stage.dtype!r}, not in {dtype!r}")
     times = layer_times(candidate, _device(plan, stage), inside, way, training=training)
     _same(f"{where} forward", stage.forward_seconds, math.fsum(times.forward[first:last]))
     _same(f"{where} backward", stage.backward_seconds, math.fsum(times.backward[first:last]))
@@ -167,7 +170,7 @@ def _check_memory(plan: Plan, candidate: Candidate, boundaries: list[int]) -> No
     rules = Rules.of(plan.job, plan.schedule.name, plan.schedule.num_microbatches, plan.cluster)
     devices, kept = tuple(stage.devices[0] for stage in plan.stages), in_flight_of(rules, plan.ranks)
     alone = tuple(
-        stage_memory(way_facts(candidate.graph, first, last, _way(stage)), rules, in_flight)
+        stage_memory(way_facts(held_graph(candidate.graph, stage.dtype), first, last, _way(stage)), rules, in_flight)
         for stage, first, last, in_flight in zip(plan.stages, boundaries, boundaries[1:], kept, strict=False)
     )
     needed = dict.fromkeys(devices, 0)
@@ -178,8 +181,8 @@ def _check_memory(plan: Plan, candidate: Candidate, boundaries: list[int]) -> No
         _require(stage.parameter_bytes == found.parameters, f"{where}: parameters are {found.parameters}")
         _require(stage.capacity_bytes == device.memory_bytes, f"{where}: {device.name} has {device.memory_bytes}")
         needed[device.name] += found.total
-        _require(needed[device.name] <= device.memory_bytes,
-                 f"{where}: {needed[device.name]} bytes do not fit on {device.name}")
+        fits = needed[device.name] <= device.memory_bytes
+        _require(fits, f"{where}: {needed[device.name]} bytes do not fit on {device.name}")
 
 
 def _check_transfers(plan: Plan, graph: Graph, boundaries: list[int]) -> None:
@@ -257,8 +260,7 @@ def _stage_seconds(plan: Plan) -> list[float]:
 
 def _rent(plan: Plan) -> float:
     """US dollars per hour of the devices in use."""
-    used = (plan.cluster.device(name) for stage in plan.stages for name in stage.devices)
-    return sum(device.rent_usd_per_hour or 0.0 for device in used)
+    return sum(plan.cluster.device(name).rent_usd_per_hour or 0.0 for stage in plan.stages for name in stage.devices)
 
 
 def _amounts(plan: Plan, seconds: float) -> dict[str, float]:
@@ -273,9 +275,8 @@ def _amounts(plan: Plan, seconds: float) -> dict[str, float]:
 def _check_limits(plan: Plan) -> None:
     """A step's time and the rent; the formula of latency is of one request, the whole batch at once."""
     seconds = plan.proof.objective_seconds if plan.job.objective == "latency" else plan.prediction.step_seconds
-    for what, value, most in (
-        ("a step", seconds, plan.job.max_step_seconds), ("the rent", _rent(plan), plan.job.max_usd_per_hour)
-    ):
+    limits = (("a step", seconds, plan.job.max_step_seconds), ("the rent", _rent(plan), plan.job.max_usd_per_hour))
+    for what, value, most in limits:
         _require(most is None or value <= most * (1 + TOLERANCE), f"{what} is {value}, at most {most} is allowed")
 
 

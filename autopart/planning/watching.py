@@ -51,8 +51,10 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
             message=f"{kind} has no units for {', '.join(narrow for narrow, _ in pairs)}: {number} device"
             f"{'s' if number > 1 else ''} of the plan compute{'' if number > 1 else 's'} in {pairs[0][1]}, "
             "and the times are of that",
-            suggestion="--dtype float16, which more kinds have, if the model stands its range (at most 65,504)",
+            suggestion="--stage-dtype auto computes there in another type; or --dtype float16, which more kinds have, "
+            "if the model stands its range (at most 65,504)",
         ))
+    found += _about_dtypes(option, cluster)
     found += _about_shares(option)
     if optimum.merged:
         found.append(PlanWarning(
@@ -66,6 +68,26 @@ def _about_figures(option: Option, cluster: Cluster, job: Job, optimum: Optimum)
             suggestion="leave --schedule away for inference",
         ))
     return found
+
+
+def _about_dtypes(option: Option, cluster: Cluster) -> list[PlanWarning]:
+    """What --stage-dtype auto has changed."""
+    used = {cluster.device(name).kind for name in option.layout.used}
+    chosen = sorted((row.kind, row.dtype) for row in option.candidate.profile.kinds if row.dtype and row.kind in used)
+    least = {
+        "float16": "values beyond 65,504 overflow there",
+        "float32": "activations take twice the bytes, and so do weights (in training beside the model's own: float16 "
+        "would need a scaled loss)",
+    }
+    return [
+        PlanWarning(
+            code="stage-dtype",
+            message=f"{kind} has no units for the model's half type: its stages compute in {dtype}, which changes "
+            f"results a little; {least[dtype]}",
+            suggestion="`autopart verify` compares results with the unsplit model's; --stage-dtype keep leaves types",
+        )
+        for kind, dtype in chosen
+    ]
 
 
 def _about_shares(option: Option) -> list[PlanWarning]:

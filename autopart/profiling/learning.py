@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from autopart.pastruns import StageRun
+from autopart.pastruns import StageRun, run_as
 from autopart.schema.graph import Graph
 from autopart.schema.profile import KindProfile
 
@@ -31,7 +31,7 @@ def learned(row: KindProfile, graph: Graph, runs: Sequence[StageRun]) -> KindPro
     factors: list[tuple[float, float]] = []
     for run in reversed(runs):
         own = [numbers[name] for name in run.layers if name in numbers]
-        if run.kind != row.kind or len(own) != len(run.layers) or done >= set(own):
+        if run.kind != run_as(row.kind, row.dtype) or len(own) != len(run.layers) or done >= set(own):
             continue
         ahead = _ratio(run.forward_seconds, sum(row.forward_seconds[index] for index in own))
         back = _ratio(run.backward_seconds, sum(row.backward_seconds[index] for index in own))

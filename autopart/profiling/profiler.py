@@ -26,7 +26,9 @@ from autopart.program import Program
 from autopart.progress import Progress, silent
 from autopart.schema.device import Cluster, Device, Kind
 from autopart.schema.graph import Graph
+from autopart.schema.job import StageDtype
 from autopart.schema.profile import KindProfile, Profile
+from autopart.stagedtypes import stage_dtype as best_dtype
 
 __all__ = ["Live", "profile", "profile_graph"]
 
@@ -52,6 +54,7 @@ def profile(
     clock: Clock | None = None,
     progress: Progress = silent,
     budget: Budget | None = None,
+    stage_dtype: StageDtype = "keep",
 ) -> Profile:
     """What every layer costs on every kind of the cluster.
 
@@ -71,29 +74,36 @@ def profile(
         budget: time for all measuring.  Layers are measured alone, the most important first; then, if there is time,
             in runs of the whole model, as without a budget.  What there was no time for is estimated, scaled to the
             measured layers and noted in ``KindProfile.unmeasured``.
+        stage_dtype: auto: on a kind without units for the model's half type in another (``KindProfile.dtype``); of a
+            device that is here its kind has to be in the catalogue or the cluster for that.
 
     Raises:
         DeviceError: a device is not here and its kind is not known, or nothing can be measured on one that is here.
     """
     return profile_graph(
         program.graph, lambda: (program, inputs), cluster, optimizer=optimizer, at_once=at_once, refresh=refresh,
-        clock=clock, progress=progress, budget=budget,
+        clock=clock, progress=progress, budget=budget, stage_dtype=stage_dtype,
     )  # fmt: skip
 
 
 def profile_graph(
     graph: Graph, live: Live, cluster: Cluster, *, optimizer: str = "none", at_once: bool = False,
     refresh: bool = False, clock: Clock | None = None, progress: Progress = silent, budget: Budget | None = None,
+    stage_dtype: StageDtype = "keep",
 ) -> Profile:  # fmt: skip
     """As ``profile``, of a graph whose program is asked for only where something must be measured."""
     rows = []
     beside = max(0, sum(device.num_threads == 1 for device in cluster.devices) - 1) if at_once else 0
     for name in dict.fromkeys(device.kind for device in cluster.devices):
         device = next(device for device in cluster.devices if device.kind == name)
+        known = kind_in(cluster, name)
+        dtype = best_dtype(graph, known) if known and stage_dtype == "auto" else ""
         if device.backend != "absent":
-            rows.append(_measured(graph, live, device, optimizer, beside, refresh, clock, progress, budget))
-        elif known := kind_in(cluster, name):
-            rows.append(_estimated(graph, known, optimizer))
+            own = _in_type(live, dtype)
+            row = _measured(graph, own, device, optimizer, beside, refresh, clock, progress, budget, dtype)
+            rows.append(replace(row, dtype=dtype))
+        elif known:
+            rows.append(_estimated(graph, known, optimizer, dtype))
         else:
             raise DeviceError(f"{device.name} is not here and its kind {name!r} is not in the catalogue")
     rows = _improved(rows, graph, cluster, optimizer)
@@ -114,9 +124,21 @@ def _learned(rows: Sequence[KindProfile], graph: Graph, optimizer: str, refresh:
     return tuple(learned(row, graph, past) for row in rows)
 
 
-def _estimated(graph: Graph, kind: Kind, optimizer: str) -> KindProfile:
+def _in_type(live: Live, dtype: str) -> Live:
+    """The program with layers that compute in a type; "": as it is."""
+    if not dtype:
+        return live
+
+    def made() -> tuple[Program, Sequence[torch.Tensor]]:
+        program, inputs = live()
+        return replace(program, stage_dtype=dtype), inputs
+
+    return made
+
+
+def _estimated(graph: Graph, kind: Kind, optimizer: str, dtype: str = "") -> KindProfile:
     tf32 = torch.get_float32_matmul_precision() != "highest"
-    return estimate(graph, kind, training=graph.training, optimizer=optimizer, tf32=tf32)
+    return estimate(graph, kind, training=graph.training, optimizer=optimizer, tf32=tf32, dtype=dtype)
 
 
 def _improved(rows: Sequence[KindProfile], graph: Graph, cluster: Cluster, optimizer: str) -> list[KindProfile]:
@@ -124,17 +146,17 @@ def _improved(rows: Sequence[KindProfile], graph: Graph, cluster: Cluster, optim
     for row in rows:
         known = kind_in(cluster, row.kind)
         if row.origin == "measured" and known:
-            there = _estimated(graph, known, optimizer)
+            there = _estimated(graph, known, optimizer, row.dtype)
             return [corrected(one, row, there) if one.origin == "estimated" else one for one in rows]
     return list(rows)
 
 
 def _measured(
     graph: Graph, live: Live, device: Device, optimizer: str, beside: int, refresh: bool,
-    clock: Clock | None, progress: Progress, budget: Budget | None,
+    clock: Clock | None, progress: Progress, budget: Budget | None, dtype: str,
 ) -> KindProfile:  # fmt: skip
     beside = beside if device.num_threads == 1 else 0
-    key = _key(graph, device, optimizer, beside)
+    key = (*_key(graph, device, optimizer, beside), *([dtype] if dtype else []))
     row = None if refresh else _read(key, device)
     if row is not None and not (budget and row.unmeasured):
         return row

@@ -202,6 +202,8 @@ class DistributedPipeline:
             others.  With ``joins_outputs`` False each replica has its own outputs.
         """
         num_chunks = self._num_microbatches * self._seat.num_data
+        for segment in self._parts.segments:
+            segment.begin_step()
         if self._is_first:
             values = self._program.flatten_inputs(args, kwargs)
             self._feed.chunks = own_share(split_inputs(values, self._program.graph, num_chunks), self._seat)

@@ -41,6 +41,7 @@ def with_layer_seconds(
         note = f"The layers of {result.device} are not timed one by one: it runs several stages."
         return dataclasses.replace(result, notes=(*result.notes, note))
     first, last = spans(plan, program.graph)[stages[0]]
+    program = dataclasses.replace(program, stage_dtype=plan.stages[stages[0]].dtype)
     speed = plan.cluster.device(result.device).speed
     try:
         found = layer_seconds(program, first, last, weight=weight, device=device, clock=clock, speed=speed)
@@ -76,7 +77,7 @@ def layer_seconds(
             torch.accelerator.synchronize(device)
         marks.append(clock())
 
-    marked = _marked(segment, program, mark)
+    marked = segment.with_body(_marked(segment, program, mark))
     passes = []
     for _ in range(1 + NUM_PASSES):
         values = [_made_up(value, program.graph.training, device) for value in program.graph.crossing(first)]

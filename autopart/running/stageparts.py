@@ -50,9 +50,15 @@ def make_parts(program: Program, plan: Plan, seat: Seat, mesh: Mesh, device: tor
     """The stages of a process; collective in its device group, whose processes get the first one's weights."""
     stages = rank_stages(plan, seat.rank)
     placed: dict[str, torch.Tensor] = {}
-    whole = [stage_segment(program, spans(plan, program.graph)[stage], device, placed) for stage in stages]
-    start_alike(placed.values(), mesh.stage)
     shared = sharings(rank_weights(plan, program.graph))
+    held = frozenset(name for each in shared for name in each.names)
+    whole = [
+        stage_segment(
+            program, spans(plan, program.graph)[stage], device, placed, dtype=plan.stages[stage].dtype, shared=held
+        )
+        for stage in stages
+    ]
+    start_alike(placed.values(), mesh.stage)
     notes = _replica_notes(plan, stages, whole) + _rerun_notes(plan, stages)
     tied, pinned = _tied_names(program, plan, shared)
     parted = Parted()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import nn
@@ -11,6 +12,7 @@ from torch import nn
 from autopart.compression import Crossing
 from autopart.errors import RunError
 from autopart.program import Program, Segment
+from autopart.recasting import in_type
 from autopart.rerun import rerun_layers
 from autopart.running.mesh import num_replicas, samples_per_replica
 from autopart.schema.graph import Graph, Value
@@ -94,7 +96,8 @@ def rank_weights(plan: Plan, graph: Graph) -> tuple[tuple[str, ...], ...]:
 
 
 def stage_segment(
-    program: Program, span: tuple[int, int], device: torch.device, placed: dict[str, torch.Tensor] | None = None
+    program: Program, span: tuple[int, int], device: torch.device, placed: dict[str, torch.Tensor] | None = None,
+    *, dtype: str = "", shared: Collection[str] = (),
 ) -> Segment:
     """The layers of a stage on its device.
 
@@ -106,15 +109,20 @@ def stage_segment(
         span: first layer, and one past the last.
         device: where.
         placed: weights that are there by now; filled, so that one that several stages use stays one object.
+        dtype: what the stage computes in; in inference its weights are copied in that type, once.
+        shared: weights that other processes hold too, and so in the model's type: they are cast at every call.
     """
     placed = {} if placed is None else placed
 
     def weight(name: str) -> torch.Tensor:
-        if name not in placed:
-            placed[name] = _placed(program.weight(name), device)
-        return placed[name]
+        is_cast = dtype and not program.graph.training and name not in shared
+        key = f"{name} in {dtype}" if is_cast else name
+        if key not in placed:
+            found = _placed(program.weight(name), device)
+            placed[key] = _in_type(found, dtype) if is_cast else found
+        return placed[key]
 
-    return program.segment(*span, weight=weight, device=device)
+    return dataclasses.replace(program, stage_dtype=dtype).segment(*span, weight=weight, device=device)
 
 
 def rerun_planned(segment: Segment, stage: Stage, *, training: bool) -> tuple[Segment, tuple[str, ...]]:
@@ -233,6 +241,13 @@ def _placed(weight: torch.Tensor, device: torch.device) -> torch.Tensor:
         raise RunError("the model has no weights to run with (meta device); give a source that builds it with weights")
     moved = weight.detach().to(device)
     return nn.Parameter(moved, weight.requires_grad) if isinstance(weight, nn.Parameter) else moved
+
+
+def _in_type(weight: torch.Tensor, dtype: str) -> torch.Tensor:
+    made = in_type(weight.detach(), dtype)
+    if made.dtype == weight.dtype:
+        return weight
+    return nn.Parameter(made, weight.requires_grad) if isinstance(weight, nn.Parameter) else made
 
 
 def _sendable(output: torch.Tensor, carries_gradient: bool) -> torch.Tensor:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Compress", "Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName"]
+__all__ = [
+    "Compress", "Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName",
+    "StageDtype",
+]  # fmt: skip
 
 Mode = Literal["infer", "train"]
 Objective = Literal["throughput", "latency", "cost", "memory", "devices"]
@@ -16,6 +19,9 @@ ScheduleName = Literal["gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubbl
 Recompute = Literal["auto", "never", "always"]
 Compress = Literal["none", "auto", "fp16", "bf16", "int8", "topk"]
 """codec of values that cross a cut; auto: fp16 or int8, where that is quicker"""
+StageDtype = Literal["keep", "auto"]
+"""what layers are computed in on a kind without units for the model's half type: that all the same, or float16 in
+inference and float32 in training"""
 Method = Literal[
     "optimal", "even", "parameters", "memory-fill", "balanced-bytes", "time-balanced", "speed-proportional", "greedy",
     "chain-dp",
@@ -61,6 +67,8 @@ class Job:
     """whether stages keep only the inputs of their layers and run each forward again before its backward"""
     compress: Compress = "none"
     """what may encode values on their way from device to device; all but none change results a little"""
+    stage_dtype: StageDtype = "keep"
+    """auto: a stage on a kind without units for the model's half type computes in another; changes results a little"""
     pins: tuple[tuple[str, str], ...] = ()
     """(layer, device): the layer runs on that device; a name with dots below it stands for all layers under it"""
     forbidden: tuple[tuple[str, str], ...] = ()

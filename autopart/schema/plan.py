@@ -106,9 +106,10 @@ class Stage:
     """names of the parameters and buffers it holds, a tied one under its first name; empty if not recorded"""
     layer_seconds: tuple[float, ...] = ()
     """forward of each layer on one device, as its profile says; empty if not recorded or if several share the stage"""
-
     computes_as: tuple[tuple[str, str], ...] = ()
     """(data type of its layers, wider one that its devices compute it in, having no units for it: that is its time)"""
+    dtype: str = ""
+    """it computes in this type what the model does in bfloat16 (or, if this is float32, in float16); "": as built"""
 
     def __post_init__(self) -> None:
         if not self.devices or not self.layers:

@@ -37,6 +37,8 @@ class KindProfile:
 
     computes_as: tuple[tuple[str, str], ...] = ()
     """(data type of the model, wider one that the kind computes it in, having no units for it); empty: none known"""
+    dtype: str = ""
+    """what its layers are computed in, and timed, instead of the model's half type; "": as built"""
 
     def __post_init__(self) -> None:
         lengths = {

@@ -9,6 +9,7 @@ from autopart.splitting.splitmodule import (
     StagePlacement,
     Tracer,
     placements_for,
+    side_by_side,
     stage_placements,
     traffic_of,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "check_split",
     "checks_known",
     "placements_for",
+    "side_by_side",
     "stage_placements",
     "stitch",
     "traffic_of",

@@ -67,7 +67,7 @@ def check_split(
     case = _Case(
         source=source, program=program, stages=tuple(stages), boundaries=boundaries, tracer=tracer, max_flops=max_flops
     )
-    where = tuple(str(stage.device) for stage in stages)
+    where = tuple(map(str, stages))
     checks = []
     for name, act in _CHECKS.items():
         check = None if anew else passed_before(name, program.graph, program.module, boundaries, where)
@@ -95,7 +95,7 @@ def checks_known(
     Raises:
         MismatchError: the stages are not of this graph.
     """
-    boundaries, where = boundaries_of(graph, stages), tuple(str(stage.device) for stage in stages)
+    boundaries, where = boundaries_of(graph, stages), tuple(map(str, stages))
     known = []
     for name in _CHECKS:
         check = passed_before(name, graph, source.model, boundaries, where)
@@ -161,6 +161,8 @@ def _amount(compared: Compared) -> str:
     counts = (("gradient", compared.num_gradients), ("buffer", compared.num_buffers))
     parts = [f"{number} {name}{'s' if number > 1 else ''}" for name, number in counts if number]
     how = "bit by bit" if compared.is_exact else "within torch.testing's tolerances"
+    if compared.tolerance:
+        how = f"within {compared.tolerance:.1%} of the largest element, since stages compute in another type"
     return f"{' and '.join((', '.join(['outputs', *parts[:-1]]), *parts[-1:]))} equal the unsplit model's {how}"
 
 

@@ -21,8 +21,8 @@ from autopart.schema.plan import Plan
 from autopart.splitting.stitch import Placement, Stitched, homes, stitch
 
 __all__ = [
-    "SplitModule", "StagePlacement", "Tracer", "boundaries_of", "move_weights", "placements_for", "stage_placements",
-    "traffic_of",
+    "SplitModule", "StagePlacement", "Tracer", "boundaries_of", "move_weights", "placements_for", "side_by_side",
+    "stage_placements", "traffic_of",
 ]  # fmt: skip
 
 Tracer = Callable[[nn.Module, tuple[Any, ...], Mapping[str, Any], bool], Program]
@@ -34,6 +34,11 @@ class StagePlacement:
 
     layers: tuple[str, ...]
     device: torch.device
+    dtype: str = ""
+    """what they compute in (``Stage.dtype``); "": as traced"""
+
+    def __str__(self) -> str:
+        return f"{self.device} in {self.dtype}" if self.dtype else str(self.device)
 
 
 class SplitModule(nn.Module):
@@ -153,8 +158,14 @@ def stage_placements(plan: Plan) -> tuple[StagePlacement, ...]:
             raise UsageError(
                 f"{device.name} is not here, so the plan can be looked at but not run: plan with devices that are here"
             )
-        placements.append(StagePlacement(layers=stage.layers, device=torch.device(device.torch_device)))
+        where = torch.device(device.torch_device)
+        placements.append(StagePlacement(layers=stage.layers, device=where, dtype=stage.dtype))
     return tuple(placements)
+
+
+def side_by_side(plan: Plan, device: torch.device) -> tuple[StagePlacement, ...]:
+    """All stages of a plan on one device, to be compared with the unsplit model without moving anything."""
+    return tuple(StagePlacement(layers=each.layers, device=device, dtype=each.dtype) for each in plan.stages)
 
 
 def placements_for(program: Program, stages: Sequence[StagePlacement]) -> tuple[Placement, ...]:
@@ -168,7 +179,7 @@ def placements_for(program: Program, stages: Sequence[StagePlacement]) -> tuple[
     """
     edges = (0, *boundaries_of(program.graph, stages), len(program.graph.layers))
     return tuple(
-        Placement(first=first, last=last, device=stage.device)
+        Placement(first=first, last=last, device=stage.device, dtype=stage.dtype)
         for first, last, stage in zip(edges[:-1], edges[1:], stages, strict=True)
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ class Placement:
     first: int
     last: int
     device: torch.device
+    dtype: str = ""
+    """what its layers compute in; "": as traced"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ def stitch(
     weight = weight or program.weight
     lifted = tuple(_lifted(program.graph, placement, home) for placement in placements)
     segments = tuple(
-        program.segment(
+        replace(program, stage_dtype=placement.dtype).segment(
             placement.first, placement.last, relay=False, lifted=names, device=placement.device,
             weight=_near(weight, home, placement.device),
         )

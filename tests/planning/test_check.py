@@ -11,6 +11,7 @@ from autopart.schema.job import Job
 from autopart.schema.plan import Plan
 from autopart.schema.problem import Candidate
 from tests.planning.problems import candidate, chain, cluster, device, link
+from tests.test_stagedtypes import half_chain
 
 
 @pytest.fixture(params=["infer", "train"])
@@ -126,3 +127,25 @@ def test_an_illegal_cut_is_found(planned: tuple[Plan, Candidate]) -> None:
     legal = tuple(k for k in chosen.graph.legal_cuts if k != cut)
     with pytest.raises(CheckError, match="not legal"):
         check(result, replace(chosen, graph=replace(chosen.graph, legal_cuts=legal)))
+
+
+def test_a_wrong_type_of_a_stage_is_caught() -> None:
+    graph = half_chain(training=True)
+    made = candidate(graph, {"fast": [1e-3] * 2, "slow": [2e-3] * 2}, 4)
+    rows = tuple(replace(row, dtype="float32" if row.kind == "slow" else "") for row in made.profile.kinds)
+    made = replace(made, profile=replace(made.profile, kinds=rows))
+    job = Job(batch=4, stages=2, mode="train", optimizer="sgd", stage_dtype="auto")
+    result = plan((made,), cluster(device("a"), device("b", kind="slow")), job)
+    check(result, made)
+    index = next(stage.index for stage in result.stages if stage.devices == ("b",))
+    assert [stage.dtype for stage in result.stages].count("float32") == 1 and result.stages[index].dtype == "float32"
+    assert "stage-dtype" in {warning.code for warning in result.warnings}
+    for wrong in ("", "float16"):
+        with pytest.raises(CheckError, match=f"computes in '{wrong}', not in 'float32'"):
+            check(stage_with(result, index, dtype=wrong), made)
+    with pytest.raises(CheckError, match="computes in 'float32', not in ''"):
+        check(replace(result, job=replace(job, stage_dtype="keep")), made)
+    kept = replace(made, profile=replace(made.profile, kinds=tuple(replace(row, dtype="") for row in rows)))
+    keeps = plan((kept,), result.cluster, replace(job, stage_dtype="keep"))
+    peaks = [next(s for s in each.stages if s.devices == ("b",)).memory.parameters for each in (result, keeps)]
+    assert peaks[0] == 3 * peaks[1]  # the weights, and a copy of each in float32

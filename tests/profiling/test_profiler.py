@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import nn
 
 from autopart.errors import DeviceError
-from autopart.profiling import profile, read_cluster
+from autopart.profiling import kind, profile, read_cluster
 from autopart.program import Program
 from autopart.schema.device import Cluster, Device
 from autopart.tracing import trace
@@ -75,3 +76,18 @@ def test_absent_device_of_unknown_kind_is_refused() -> None:
     odd = Device(name="odd", kind="nobody-knows", node="n", memory_bytes=1, memory_origin="cap", backend="absent")
     with pytest.raises(DeviceError, match="nobody-knows"):
         profile(program, inputs, Cluster(devices=(odd,)))
+
+
+def test_a_kind_without_units_for_the_models_half_type_is_timed_in_another() -> None:
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)).to(torch.bfloat16)
+    inputs = (torch.rand(4, 8).to(torch.bfloat16),)
+    program = trace(model, inputs, training=False)
+    cluster = read_cluster("cpu:0,t4")
+    (here, _) = cluster.devices
+    lacking = replace(kind("t4"), name=here.kind)  # the kind of what is here, if it were one that lacks bfloat16
+    cluster = replace(cluster, kinds=(lacking,))
+    kept, found = (profile(program, inputs, cluster, clock=Clock(1.0), stage_dtype=way) for way in ("keep", "auto"))
+    assert [(row.origin, row.dtype) for row in kept.kinds] == [("measured", ""), ("estimated", "")]
+    assert [(row.origin, row.dtype) for row in found.kinds] == [("measured", "float16"), ("estimated", "float16")]
+    again = profile(program, inputs, cluster, clock=Clock(3.0), stage_dtype="auto")
+    assert again == found and found.kind("t4").computes_as == ()

@@ -7,6 +7,7 @@ and codec in one process.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 from dataclasses import dataclass
 from functools import cache, partial
@@ -39,12 +40,14 @@ class Case:
     """codec of every transfer of the plan"""
     limited: bool = False
     """over a link of 1 ms and 100 MB/s"""
+    dtypes: tuple[str, ...] = ()
+    """of every stage, of a model in bfloat16; () of one in float32"""
 
     @property
     def name(self) -> str:
         placed = "".join(map(str, self.ranks))
         flags = "".join(word for word, flag in ((" limited", self.limited), (" infer", not self.training)) if flag)
-        return f"{self.schedule} {placed} {self.compress} {self.planned}{flags}"
+        return " ".join((self.schedule, placed, str(self.compress), f"{self.planned}{flags}", *self.dtypes)).rstrip()
 
 
 CASES = (
@@ -57,6 +60,10 @@ CASES = (
     Case("gpipe", (0, 1), "int8", limited=True),
     Case("zero-bubble", (0, 1, 0, 1), "int8", limited=True),
     Case("gpipe", (0, 1, 0, 1), None, training=False, limited=True),
+    Case("1f1b", (0, 1), None, dtypes=("", "float32")),
+    Case("zero-bubble", (0, 1, 1, 0), None, dtypes=("float32", "", "", "float32")),
+    Case("gpipe", (0, 1), "int8", training=False, dtypes=("float16", "")),
+    Case("gpipe", (0, 1), None, training=False, dtypes=("float16", "")),
 )
 
 
@@ -78,27 +85,28 @@ class Residual(nn.Module):
         return result
 
 
-def inputs_and_target() -> tuple[torch.Tensor, torch.Tensor]:
+def inputs_and_target(dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(6)
     inputs, target = (
-        torch.randn(MICROBATCH * NUM_MICROBATCHES, 3, WIDTH, generator=generator) for _ in range(2)
+        torch.randn(MICROBATCH * NUM_MICROBATCHES, 3, WIDTH, generator=generator).to(dtype) for _ in range(2)
     )
     return inputs, target
 
 
 @cache
-def traced(training: bool) -> tuple[Program, Program]:
+def traced(training: bool, dtype: torch.dtype) -> tuple[Program, Program]:
     """Two models of equal weights."""
     torch.manual_seed(5)
-    model, twin = Residual(), Residual()
+    model, twin = Residual().to(dtype), Residual().to(dtype)
     twin.load_state_dict(model.state_dict())
-    inputs, _ = inputs_and_target()
+    inputs, _ = inputs_and_target(dtype)
     one, other = (trace(each, (inputs[:MICROBATCH],), training=training) for each in (model, twin))
     return one, other
 
 
 def error_of(case: Case, rank: int, directory: Path) -> dict[str, float]:
-    programs, (inputs, target) = traced(case.training), inputs_and_target()
+    dtype = torch.bfloat16 if case.dtypes else torch.float32
+    programs, (inputs, target) = traced(case.training, dtype), inputs_and_target(dtype)
     for program in programs:
         program.module.zero_grad()
     graph = programs[0].graph
@@ -116,7 +124,11 @@ def error_of(case: Case, rank: int, directory: Path) -> dict[str, float]:
     link = Link(level="node", ends=("*", "*"), latency_seconds=1e-3, bandwidth_bytes_per_second=1e8, origin="given",
                 source="test")  # fmt: skip
     cluster = dataclasses.replace(plan.cluster, links=(link,))
-    plan = dataclasses.replace(plan, transfers=transfers, cluster=cluster)
+    stages = tuple(
+        dataclasses.replace(stage, dtype=dtype)
+        for stage, dtype in zip(plan.stages, case.dtypes or ("",) * len(plan.stages), strict=True)
+    )
+    plan = dataclasses.replace(plan, transfers=transfers, cluster=cluster, stages=stages)
     loss = nn.functional.mse_loss
     limits = directory / f"links {case.name}" if case.limited else None
     ranks = DistributedPipeline(programs[0], plan, rank, loss_fn=loss, compress=case.compress, limits=limits)
@@ -138,8 +150,8 @@ def error_of(case: Case, rank: int, directory: Path) -> dict[str, float]:
 
 
 def main(directory: Path) -> None:
-    for training in (True, False):
-        traced(training)
+    for training, dtype in itertools.product((True, False), (torch.float32, torch.bfloat16)):
+        traced(training, dtype)
     fork_worlds(directory, {2: CASES}, partial(error_of, directory=directory))
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise, zip_longest
 
 from autopart.planning.costing.codecs import Codec, codecs_of, sent
 from autopart.planning.costing.groups import link_between
+from autopart.planning.costing.holding import held_on
 from autopart.planning.costing.memory import Rules, stage_memory
 from autopart.planning.costing.onedevice import in_flight_of, together
 from autopart.planning.costing.parallel import ALONE, Way, gradient_seconds, layer_times, way_facts
@@ -136,7 +137,7 @@ def _stage_cost(
     receive = back = 0.0
     if index and layout.devices[index - 1] != name:
         receive, back = _boundary_seconds(candidate.graph, cluster, layout.devices[index - 1], device, first, codecs)
-    facts = _known_facts(candidate.graph, first, last, way)
+    facts = _known_facts(held_on(candidate, device.kind), first, last, way)
     once = sum(seconds for pair, seconds in exchanges.items() if index in pair)
     return StageCost(
         forward_seconds=sum(times.forward[first:last]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from autopart.planning.costing.codecs import codecs_of
 from autopart.planning.costing.groups import Group, group_devices, link_classes, links_within
+from autopart.planning.costing.holding import held_on
 from autopart.planning.costing.memory import MemoryTerms, Rules, StageFacts, memory_terms
 from autopart.planning.costing.nodes import Home, homes
 from autopart.planning.costing.parallel import Times, Way, gradient_seconds, layer_times, way_tables, ways
@@ -48,8 +49,8 @@ class _Making:
     links: Links
     classes: tuple[int, ...]
     boundaries: tuple[int, ...]
-    facts: tuple[StageFacts, ...]
-    """by every way"""
+    facts: Mapping[str, tuple[StageFacts, ...]]
+    """by kind and every way"""
     rules: Rules
     ways: tuple[Way, ...]
     below_seconds: float
@@ -93,7 +94,7 @@ def build_instance(
     boundaries = choose_boundaries(graph, fastest, limit)
     making = _Making(
         candidate=candidate, job=job, groups=groups, homes=stand, links=links, classes=link_classes(groups, links),
-        boundaries=boundaries, facts=way_tables(graph, boundaries, offered),
+        boundaries=boundaries, facts=_facts(candidate, groups, boundaries, offered),
         rules=Rules.of(job, schedule, candidate.num_microbatches, cluster), ways=offered, below_seconds=below_seconds,
         crossing=crossing_at(
             candidate.graph, boundaries, gradients=job.mode == "train", codecs=codecs_of(job, cluster)
@@ -118,6 +119,18 @@ def build_instance(
         return made
     charged = with_periods(made, making.crossing, links, stand)
     return replace(charged, arcs=charged.arcs.keep(charged.arcs.seconds < below_seconds))
+
+
+def _facts(
+    candidate: Candidate, groups: tuple[Group, ...], boundaries: tuple[int, ...], offered: tuple[Way, ...]
+) -> dict[str, tuple[StageFacts, ...]]:
+    """By kind: kinds that compute in other types hold other amounts of bytes."""
+    dtypes = {kind: candidate.profile.kind(kind).dtype for kind in {group.device.kind for group in groups}}
+    tables = {
+        dtype: way_tables(held_on(candidate, kind), boundaries, offered)
+        for dtype, kind in {dtype: kind for kind, dtype in dtypes.items()}.items()
+    }
+    return {kind: tables[dtype] for kind, dtype in dtypes.items()}
 
 
 def _alone(candidate: Candidate, group: Group, job: Job) -> Floats:
@@ -165,7 +178,7 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     compute = [running_seconds(each, making.boundaries) for each in sums]
     most = [
         _most_in_flight(
-            memory_terms(making.facts[index], making.rules),
+            memory_terms(making.facts[group.device.kind][index], making.rules),
             making.rules, group.device.memory_bytes, num_devices,
         )
         for index in offered
@@ -232,7 +245,7 @@ def _once_seconds(making: _Making, number: int, times: Times, index: int) -> Flo
     once = np.concatenate(([0.0], np.cumsum(times.optimizer)))[list(making.boundaries)]
     way, link = making.ways[index], making.links[number][number]
     if way.data > 1:
-        sizes = making.facts[index].trainable[0].tolist()
+        sizes = making.facts[making.groups[number].device.kind][index].trainable[0].tolist()
         once = once + np.asarray([gradient_seconds(link, way, size) for size in sizes])
     reachable = [link for row in making.links for link in row if link is not None]
     for num_bytes, parted in making.parted if reachable else ():

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from autopart.planning.costing.codecs import codecs_of
 from autopart.planning.costing.costs import Layout
 from autopart.planning.costing.groups import LinkIndex, group_devices
+from autopart.planning.costing.holding import held_by_any
 from autopart.planning.costing.memory import MemoryTerms, Rules, memory_terms, num_in_flight
 from autopart.planning.costing.parallel import Way, layer_times, usual_way, usual_ways, way_tables
 from autopart.planning.costing.tables import Crossing, crossing_at
@@ -43,7 +44,7 @@ def recut(
     ends = (0, *cuts, len(candidate.graph.layers))
     rules = Rules.of(job, schedule, candidate.num_microbatches, cluster)
     way = usual_way(job)
-    terms = memory_terms(way_tables(candidate.graph, ends, (way,))[0], rules)
+    terms = memory_terms(way_tables(held_by_any(candidate), ends, (way,))[0], rules)
     crossing = crossing_at(candidate.graph, ends, gradients=rules.training, codecs=codecs_of(job, cluster))
     layouts, index = [], LinkIndex(cluster)
     for devices in sequences:

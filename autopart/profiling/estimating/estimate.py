@@ -17,6 +17,7 @@ from autopart.profiling.estimating.rates import FALLBACKS, WIDENED, Rates, rates
 from autopart.schema.device import Kind
 from autopart.schema.graph import Graph, Layer, Weight, Work
 from autopart.schema.profile import KindProfile
+from autopart.stagedtypes import timed_graph
 
 __all__ = ["OPTIMIZER_PASSES", "corrected", "estimate"]
 
@@ -40,7 +41,9 @@ class _Gradients:
     of_weights: bool
 
 
-def estimate(graph: Graph, kind: Kind, *, training: bool, optimizer: str, tf32: bool = False) -> KindProfile:
+def estimate(
+    graph: Graph, kind: Kind, *, training: bool, optimizer: str, tf32: bool = False, dtype: str = ""
+) -> KindProfile:
     """Forward, backward and optimizer times of every layer of ``graph`` on a device of ``kind``.
 
     Args:
@@ -49,11 +52,12 @@ def estimate(graph: Graph, kind: Kind, *, training: bool, optimizer: str, tf32: 
         training: whether backward and optimizer count; else they are zero.
         optimizer: adamw, adam, sgd or none.
         tf32: float32 matrix products run in TF32 where the device can (torch.set_float32_matmul_precision("high")).
+        dtype: what layers are computed in instead of the model's half type (``stagedtypes``); "": as built.
 
     Raises:
         KeyError: the optimizer has another name.
     """
-    rates = steady(rates_of(kind))
+    graph, rates = timed_graph(graph, dtype), steady(rates_of(kind))
     passes = OPTIMIZER_PASSES[optimizer] if training else 0
     has_tf32 = tf32 and any(peak.dtype == "tf32" for peak in kind.peaks)
     forward = [[_in_tf32(work) if has_tf32 else work for work in layer.work] for layer in graph.layers]
@@ -79,7 +83,7 @@ def estimate(graph: Graph, kind: Kind, *, training: bool, optimizer: str, tf32: 
             _memory_seconds(passes * sum(weight.bytes for weight in weights), rates) for weights in _first_uses(graph)
         ),
         spread=(0.0,) * num_layers,
-        computes_as=_computed_as(graph, kind),
+        computes_as=_computed_as(graph, kind), dtype=dtype,
     )
 
 

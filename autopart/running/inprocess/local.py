@@ -71,7 +71,7 @@ class LocalPipeline:
         self._notes: tuple[str, ...] = ()
         self._stages = self._make_stages()
         self._cuts = self._make_cuts(compress)
-        self._copies = Copies(tuple(self._tied()))
+        self._copies = Copies(tuple(self._tied()) if self._training else ())
         schedule = plan.schedule.name if self._training else "gpipe"
         orders = orders_of(schedule, plan.ranks, plan.schedule.num_microbatches)
         self._order = one_order(orders, training=self._training)
@@ -84,7 +84,7 @@ class LocalPipeline:
     def _make_stages(self) -> tuple[LocalStage, ...]:
         graph, made = self._program.graph, []
         for stage, span, device in zip(self._plan.stages, spans(self._plan, graph), self._devices, strict=True):
-            whole = stage_segment(self._program, span, device, self._placed[device])
+            whole = stage_segment(self._program, span, device, self._placed[device], dtype=stage.dtype)
             segment, notes = rerun_planned(whole, stage, training=self._training)
             self._notes += notes
             carries = [self._training and value.differentiable for value in graph.crossing(span[0])]

@@ -68,8 +68,9 @@ class LocalStage:
         return tuple(leaf.grad if leaf.requires_grad else None for leaf in leaves)
 
     def clear(self) -> None:
-        """Forgets micro-batches whose backward never came."""
+        """Forgets micro-batches whose backward never came, and what was made of the weights."""
         self._alive.clear()
+        self.segment.begin_step()
 
 
 class LocalCut:

@@ -1,0 +1,156 @@
+"""Segments that compute in another type than the one they were traced in (a plan's ``Stage.dtype``).
+
+Whatever names a replaced type in the graph names the other one; weights and values are cast on their way in and values
+on their way out, by operators that autograd knows: gradients arrive in the weights' own type.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from autopart.customgrad import FunctionCall
+from autopart.errors import UsageError
+from autopart.opaque import OpaqueCall
+from autopart.rerun import written_by
+from autopart.segment import Segment
+from autopart.stagedtypes import REPLACED
+
+__all__ = ["in_type", "recast"]
+
+Types = frozenset[torch.dtype]
+Tensors = tuple[torch.Tensor, ...]
+
+
+def in_type(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
+    """The tensor for a stage of this type; itself if it is of no replaced type.
+
+    Finite values stay finite: the least value of bfloat16, which masks are made of, is none of float16.
+    """
+    if not dtype or tensor.dtype not in _replaced(dtype):
+        return tensor
+    wanted: torch.dtype = getattr(torch, dtype)
+    limits, made = torch.finfo(wanted), tensor.to(wanted)
+    if limits.max >= torch.finfo(tensor.dtype).max:
+        return made
+    return torch.where(tensor.isinf(), made, made.clamp(limits.min, limits.max))
+
+
+def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segment:
+    """This segment, from now on computing in ``dtype``, with outputs of the types given.
+
+    Raises:
+        UsageError: it runs the user's own code, reads the bits of a replaced type, or is under autocast.
+    """
+    if segment.autocast is not None:
+        raise UsageError(f"a stage in {dtype} cannot be under autocast too: train with --precision full, or plan with "
+                         "--stage-dtype keep")
+    for module in segment.body.modules():
+        if isinstance(module, fx.GraphModule):
+            _rewrite(module, getattr(torch, dtype), _replaced(dtype))
+    written = written_by(segment.body)
+    names = list(segment.input_names)
+    return segment.run_by(_Recast(
+        dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes),
+        relayed=tuple(names.index(name) if name in names else None for name in segment.output_names),
+        written_weights=frozenset(str(node.target) for node in written if node.op == "get_attr"),
+        written_inputs=frozenset(
+            index for index, node in enumerate(each for each in segment.body.graph.nodes if each.op == "placeholder")
+            if node in written
+        ),
+    ))  # fmt: skip
+
+
+class _Recast:
+    """Runs a segment's graph in another type.
+
+    Copies of parameters are kept from ``begin_step`` on, until the next: all micro-batches of a step share them.
+    """
+
+    def __init__(
+        self, *, dtype: str, returned: Sequence[torch.dtype], relayed: Sequence[int | None],
+        written_weights: frozenset[str], written_inputs: frozenset[int],
+    ) -> None:  # fmt: skip
+        self._dtype, self._returned, self._relayed = dtype, returned, relayed
+        self._written_weights, self._written_inputs = written_weights, written_inputs
+        self._copies: dict[str, torch.Tensor] | None = None
+
+    def __call__(self, body: fx.GraphModule, values: Tensors) -> Tensors:
+        own: dict[str, torch.Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
+        weights = {name: self._copy(name, weight) for name, weight in own.items()}
+        inside = tuple(in_type(value, self._dtype) for value in values)
+        results = torch.func.functional_call(body, weights, inside)
+        _write_back((own[name], weights[name]) for name in self._written_weights if name in own)
+        _write_back((values[index], inside[index]) for index in self._written_inputs)
+        return tuple(
+            result.to(dtype) if index is None else values[index]
+            for result, dtype, index in zip(results, self._returned, self._relayed, strict=True)
+        )
+
+    def begin_step(self) -> None:
+        """Forgets the copies of parameters, which may have been updated."""
+        self._copies = {}
+
+    def _copy(self, name: str, weight: torch.Tensor) -> torch.Tensor:
+        is_kept = self._copies is not None and isinstance(weight, nn.Parameter) and torch.is_grad_enabled()
+        if not is_kept or self._copies is None:
+            return in_type(weight, self._dtype)
+        if name not in self._copies:
+            self._copies[name] = in_type(weight, self._dtype)
+        return self._copies[name]
+
+
+def _replaced(dtype: str) -> Types:
+    return frozenset(getattr(torch, name) for name in REPLACED[dtype])
+
+
+def _write_back(pairs: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """What operators wrote to copies (running statistics, caches) goes to the tensors themselves."""
+    for own, copy in pairs:
+        if copy is not own:
+            own.copy_(copy.detach() if not own.requires_grad else copy)
+
+
+def _rewrite(module: fx.GraphModule, wanted: torch.dtype, replaced: Types) -> None:
+    """Replace types by ``wanted`` wherever a graph names them, and numbers that it cannot hold by its largest."""
+    for node in module.graph.nodes:
+        if node.op != "call_function":
+            continue
+        if isinstance(node.target, OpaqueCall | FunctionCall) or _reads_bits(node, replaced):
+            raise UsageError(
+                f"{node.name} is the model's own code or reads the bits of a number, so its stage cannot compute in "
+                f"{str(wanted).removeprefix('torch.')}; plan with --stage-dtype keep"
+            )
+        if node.target is torch.ops.higher_order.wrap_with_autocast and wanted is torch.float32:
+            if node.args[1] in replaced:
+                node.args = (*node.args[:2], False, *node.args[3:])  # autocast has no float32
+            continue
+        limit = torch.finfo(wanted).max if _is_of(node, replaced) else math.inf
+        node.args = _mapped(node.args, wanted, replaced, limit)
+        node.kwargs = _mapped(node.kwargs, wanted, replaced, limit)
+    module.recompile()
+
+
+def _mapped(arguments: Any, wanted: torch.dtype, replaced: Types, limit: float) -> Any:
+    def one(leaf: Any) -> Any:
+        if isinstance(leaf, torch.dtype) and leaf in replaced:
+            return wanted
+        if isinstance(leaf, float) and limit < abs(leaf) < math.inf:
+            return math.copysign(limit, leaf)
+        return leaf
+
+    return fx.node.map_aggregate(arguments, one)
+
+
+def _is_of(node: fx.Node, replaced: Types) -> bool:
+    """Whether an operator makes or takes a tensor of a replaced type, for all that is known."""
+    values = [each.meta.get("val") for each in (node, *node.all_input_nodes)]
+    return any(value is None or getattr(value, "dtype", None) in replaced for value in values)
+
+
+def _reads_bits(node: fx.Node, replaced: Types) -> bool:
+    return node.target is torch.ops.aten.view.dtype and _is_of(node, replaced)

@@ -1,0 +1,113 @@
+"""Stages computed in another type than the model's, where a kind has no units for that: which type, what it costs.
+
+A stage in float16 computes so what the model does in bfloat16; one in float32 what it does in either half type.  What
+crosses a cut stays in the model's type, and in training so do weights and their gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from autopart.schema.device import Kind
+from autopart.schema.graph import Graph, Layer, Weight, Work
+
+__all__ = ["REPLACED", "StageDtype", "held_graph", "stage_dtype", "timed_graph"]
+
+StageDtype = str
+
+REPLACED: Mapping[StageDtype, tuple[str, ...]] = {"float16": ("bfloat16",), "float32": ("bfloat16", "float16")}
+"""type of a stage → types of the model that it stands in for"""
+
+HALF_BYTES, FULL_BYTES = 2, 4
+
+
+def stage_dtype(graph: Graph, kind: Kind) -> StageDtype:
+    """What layers on a kind are best computed in: "" (the model's own types) if it has units for those.
+
+    Float16 instead of bfloat16 in inference, if the kind is quicker in it than in float32; else float32: training in
+    float16 takes a scaled loss, or small gradients vanish (Micikevicius et al. 2018, section 3.2).
+    """
+    peaks = {peak.dtype: peak.flops_per_second.value for peak in kind.peaks}
+    used = {work.dtype for layer in graph.layers for work in layer.work}
+    missing = used.intersection(REPLACED["float32"]) - set(peaks)
+    if not missing:
+        return ""
+    helps = peaks.get("float16", 0.0) > peaks.get("float32", 0.0)
+    return "float16" if missing == {"bfloat16"} and helps and not graph.training else "float32"
+
+
+def timed_graph(graph: Graph, dtype: StageDtype) -> Graph:
+    """The graph with the work that its layers do in that type; in training they cast their weights in every pass."""
+    if not dtype:
+        return graph
+    return replace(graph, layers=tuple(
+        replace(layer, work=tuple(_work(work, dtype) for work in layer.work) + _casts(graph, layer, dtype))
+        for layer in graph.layers
+    ))  # fmt: skip
+
+
+def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
+    """The graph with the bytes that a device holds of it in that type: never too few.
+
+    Of what a layer saves and needs the types are not known, so all of it grows.  In training the weights stay as they
+    are, and a copy of each stands beside it as a buffer.
+    """
+    if dtype != "float32":
+        return graph  # as many bytes
+    weights, beside = _weights_in_full(graph)
+    return replace(
+        graph, weights=weights,
+        layers=tuple(
+            replace(
+                layer, weights=(*layer.weights, *(beside[index] for index in layer.weights if index in beside)),
+                saved_bytes=2 * layer.saved_bytes, peak_bytes=2 * layer.peak_bytes,
+                backward_bytes=2 * layer.backward_bytes, first_backward_bytes=2 * layer.first_backward_bytes,
+            )
+            for layer in graph.layers
+        ),
+        values=tuple(
+            replace(value, bytes=2 * value.bytes, dtype=dtype) if value.dtype in REPLACED[dtype] else value
+            for value in graph.values
+        ),
+    )  # fmt: skip
+
+
+def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
+    """The weights in float32; in training as they are, with copies after them, and where each one's copy is."""
+    replaced = [index for index, weight in enumerate(graph.weights) if weight.dtype in REPLACED["float32"]]
+    full = {
+        index: replace(graph.weights[index], bytes=FULL_BYTES * graph.weights[index].num_elements, dtype="float32")
+        for index in replaced
+    }
+    if not graph.training:
+        return tuple(full.get(index, weight) for index, weight in enumerate(graph.weights)), {}
+    copies = tuple(
+        replace(weight, name=f"{weight.name} in float32", is_buffer=True, trainable=False) for weight in full.values()
+    )
+    return (*graph.weights, *copies), {index: len(graph.weights) + place for place, index in enumerate(replaced)}
+
+
+def _work(work: Work, dtype: StageDtype) -> Work:
+    if work.dtype not in REPLACED[dtype]:
+        return work
+    wider = FULL_BYTES // HALF_BYTES if dtype == "float32" else 1
+    return replace(work, dtype=dtype, traffic_bytes=wider * work.traffic_bytes)
+
+
+def _casts(graph: Graph, layer: Layer, dtype: StageDtype) -> tuple[Work, ...]:
+    """One of every weight: read in the model's type, written in the other."""
+    if not graph.training:
+        return ()  # once, before the first pass
+    return tuple(
+        Work(
+            family="copy", dtype=dtype, num_calls=1, flops=0,
+            traffic_bytes=(HALF_BYTES + (FULL_BYTES if dtype == "float32" else HALF_BYTES)) * weight.num_elements,
+        )
+        for weight in _replaced(graph, layer, dtype)
+    )  # fmt: skip
+
+
+def _replaced(graph: Graph, layer: Layer, dtype: StageDtype) -> tuple[Weight, ...]:
+    weights = (graph.weights[index] for index in dict.fromkeys(layer.weights))
+    return tuple(weight for weight in weights if weight.dtype in REPLACED[dtype])

@@ -1,0 +1,44 @@
+"""A transformers config in bfloat16 on cards of which one kind has no units for that."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from autopart import verbs
+from autopart.modelsource import load
+from autopart.schema.plan import Plan
+
+CONFIG = {
+    "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "n_layer": 2, "n_embd": 512, "n_head": 8,
+    "n_positions": 256, "vocab_size": 1000,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+    folder = tmp_path_factory.mktemp("config")
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    source = load(f"hf:{folder}", dtype="bfloat16")
+    return {
+        way: verbs.plan_source(
+            source, devices="a100-sxm-80gb,t4", batch=8, microbatches=1, dtype="bfloat16", stages=2, verify=False,
+            pins=(("transformer.h.1.mlp", "t4:0"),), stage_dtype=way,
+        )
+        for way in ("keep", "auto")
+    }  # fmt: skip
+
+
+def test_a_card_without_bfloat16_computes_in_float16_and_is_faster_so(plans: dict[str, Plan]) -> None:
+    dtypes = {way: {stage.devices[0]: stage.dtype for stage in found.stages} for way, found in plans.items()}
+    assert dtypes["keep"] == {"a100-sxm-80gb:0": "", "t4:0": ""}
+    assert dtypes["auto"] == {"a100-sxm-80gb:0": "", "t4:0": "float16"}
+    keep, auto = (plans[way].prediction.step_seconds for way in ("keep", "auto"))
+    assert auto < 0.8 * keep
+
+
+def test_each_way_says_what_it_does(plans: dict[str, Plan]) -> None:
+    codes = {way: {each.code for each in found.warnings} for way, found in plans.items()}
+    assert "no-such-dtype" in codes["keep"] and "stage-dtype" not in codes["keep"]
+    assert "stage-dtype" in codes["auto"] and "no-such-dtype" not in codes["auto"]

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from autopart.profiling import kind
+from autopart.schema.graph import Graph, Weight, Work
+from autopart.stagedtypes import held_graph, stage_dtype, timed_graph
+from tests.planning.problems import chain
+
+BF16 = Work(family="gemm", dtype="bfloat16", num_calls=1, flops=10**9, traffic_bytes=1000)
+
+
+def half_chain(*, training: bool, dtype: str = "bfloat16") -> Graph:
+    """Two layers with a weight each, the second's tied to the first's too."""
+    made = chain(2, training=training, saved_bytes=300)
+    weights = tuple(
+        Weight(name=f"w{index}", num_elements=50, bytes=100, dtype=dtype, is_buffer=False, trainable=training)
+        for index in range(2)
+    )
+    layers = tuple(
+        replace(layer, work=(replace(BF16, dtype=dtype),), weights=tuple(range(index + 1)))
+        for index, layer in enumerate(made.layers)
+    )
+    return replace(made, weights=weights, layers=layers)
+
+
+@pytest.mark.parametrize(("name", "dtype", "inference", "training"), [
+    ("t4", "bfloat16", "float16", "float32"),
+    ("t4", "float16", "", ""),
+    ("t4", "float32", "", ""),
+    ("a100-sxm-80gb", "bfloat16", "", ""),
+    ("gtx-1080ti", "bfloat16", "float32", "float32"),
+])  # fmt: skip
+def test_a_kind_computes_in_a_type_that_it_has(name: str, dtype: str, inference: str, training: str) -> None:
+    found = [stage_dtype(half_chain(training=trains, dtype=dtype), kind(name)) for trains in (False, True)]
+    assert found == [inference, training]
+
+
+def test_float16_holds_as_many_bytes_and_float32_twice_as_many() -> None:
+    graph = half_chain(training=False)
+    assert held_graph(graph, "") is graph and held_graph(graph, "float16") is graph
+    full = held_graph(graph, "float32")
+    assert [weight.bytes for weight in full.weights] == [200, 200]
+    assert [layer.saved_bytes for layer in full.layers] == [2 * layer.saved_bytes for layer in graph.layers]
+    own = half_chain(training=False, dtype="float32")
+    assert [weight.bytes for weight in held_graph(own, "float32").weights] == [100, 100]
+
+
+def test_in_training_a_copy_stands_beside_every_weight_once() -> None:
+    full = held_graph(half_chain(training=True), "float32")
+    assert [(weight.bytes, weight.trainable, weight.is_buffer) for weight in full.weights] == [
+        (100, True, False), (100, True, False), (200, False, True), (200, False, True),
+    ]
+    assert [layer.weights for layer in full.layers] == [(0, 2), (0, 1, 2, 3)]
+
+
+def test_work_is_done_in_the_type_with_its_traffic() -> None:
+    graph = half_chain(training=False)
+    works = [work for layer in timed_graph(graph, "float16").layers for work in layer.work]
+    assert {(work.dtype, work.traffic_bytes) for work in works} == {("float16", 1000)}
+    trained = timed_graph(half_chain(training=True), "float32").layers[0].work
+    assert [(work.family, work.dtype, work.traffic_bytes) for work in trained] == [
+        ("gemm", "float32", 2000), ("copy", "float32", 50 * (2 + 4)),
+    ]
