@@ -113,8 +113,8 @@ def test_the_options_are_these(capsys: pytest.CaptureFixture[str]) -> None:
                         "--compress", "--contiguous", "--data-parallel", "--forbid", "--gap", "--master-weights",
                         "--method", "--microbatches", "--max-price", "--max-step-time", "--objective",
                         "--pin", "--plot", "--recompute", "--rent", "--reserve", "--schedule", "--top",
-                        "--solver", "--stages", "--tensor-parallel", "--time-limit", "--together", "--verify",
-                        "--workload"]),
+                        "--solver", "--stage-dtype", "--stages", "--tensor-parallel", "--time-limit", "--together",
+                        "--verify", "--workload"]),
         "profile": sorted([*shared, "--budget"]),
         "report": ["--measured", "--output", "--trace"],
         "run": sorted(["--compress", "--compress-gradients", "--emulate", "--json", "--layers", "--output",
@@ -151,7 +151,7 @@ def test_plan_hands_every_word_on(fake_api: types.SimpleNamespace, capsys: pytes
         "objective": "latency", "stages": 2, "method": "even", "solver": "cbc", "time_limit_seconds": 120.0,
         "gap": 0.01, "verify": False, "advice": True, "data_parallel": 2, "tensor_parallel": 4, "recompute": "auto",
         "pins": (("a", "t4:0"),), "forbidden": (("b", "cpu"),), "together": (("a", "c"),), "reserve": ("t4=1GiB",),
-        "master_weights": True, "budget_seconds": 90.0, "compress": "none",
+        "master_weights": True, "budget_seconds": 90.0, "compress": "none", "stage_dtype": "keep",
     }
     assert capsys.readouterr().out.startswith(a_plan().verdict)
 

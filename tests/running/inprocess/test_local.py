@@ -178,8 +178,10 @@ class Elsewhere:
         return self.devices[stage]
 
     def stage_segment(
-        self, program: Program, span: tuple[int, int], device: torch.device, placed: dict[str, torch.Tensor]
+        self, program: Program, span: tuple[int, int], device: torch.device, placed: dict[str, torch.Tensor],
+        *, dtype: str,
     ) -> Segment:
+        assert not dtype
         names = {program.graph.weights[index].name for layer in program.graph.layers[slice(*span)]
                  for index in layer.weights}
         for name in names if device == torch.device("cpu", 0) else ():
