@@ -129,6 +129,8 @@ def _found(
         try:
             checks = _checked(found, chosen, opaque, progress)
         except MismatchError as error:
+            if any(stage.dtype for stage in found.stages):  # the type is to blame, not the trace
+                raise MismatchError(f"{error}; plan with --stage-dtype keep") from error
             if "" in opaque:
                 raise
             failed = (*failed, error)

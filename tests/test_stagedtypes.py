@@ -1,11 +1,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
+import autopart
+from autopart import verbs
+from autopart.errors import MismatchError
 from autopart.profiling import kind
 from autopart.schema.graph import Graph, Weight, Work
+from autopart.schema.job import Job
 from autopart.stagedtypes import held_graph, stage_dtype, timed_graph
 from tests.planning.problems import chain
 
@@ -64,3 +71,28 @@ def test_work_is_done_in_the_type_with_its_traffic() -> None:
     assert [(work.family, work.dtype, work.traffic_bytes) for work in trained] == [
         ("gemm", "float32", 2000), ("copy", "float32", 50 * (2 + 4)),
     ]
+
+
+def test_groups_are_refused() -> None:
+    for words in ({"tensor_parallel": 2}, {"data_parallel": 2}):
+        with pytest.raises(ValueError, match="has one device"):
+            Job(batch=4, stage_dtype="auto", **words)
+
+
+def test_a_split_that_differs_for_its_type_is_not_looked_into_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan_once, looks = verbs._plan_once, []
+
+    def in_float16(*args: Any, **kwargs: Any) -> Any:
+        looks.append(args)
+        found, chosen, choice = plan_once(*args, **kwargs)
+        return replace(found, stages=tuple(replace(each, dtype="float16") for each in found.stages)), chosen, choice
+
+    def differs(*_: Any) -> Any:
+        raise MismatchError("output 0 differs")
+
+    monkeypatch.setattr(verbs, "_plan_once", in_float16)
+    monkeypatch.setattr(verbs, "_checked", differs)
+    model = nn.Linear(4, 4)
+    with pytest.raises(MismatchError, match="output 0 differs; plan with --stage-dtype keep"):
+        autopart.plan(model, (torch.rand(4, 4),), devices="2xt4")
+    assert len(looks) == 1

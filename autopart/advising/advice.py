@@ -71,6 +71,8 @@ def _groups(problem: Problem) -> Iterator[Advice]:
     job = problem.job
     if problem.generates or job.stages is not None or max(job.tensor_parallel, job.data_parallel) > 1:
         return
+    if job.stage_dtype != "keep":  # groups are refused with it
+        return
     alike: dict[tuple[str, str], int] = {}
     for device in problem.cluster.devices:
         alike[device.kind, device.node] = alike.get((device.kind, device.node), 0) + 1

@@ -95,6 +95,8 @@ class Job:
             raise ValueError(f"stages must be at least 1, not {self.stages}")
         if min(self.tensor_parallel, self.data_parallel) < 1:
             raise ValueError("tensor-parallel and data-parallel must be at least 1")
+        if self.stage_dtype != "keep" and max(self.tensor_parallel, self.data_parallel) > 1:
+            raise ValueError("a stage in a type of its own has one device: leave out groups, or the stage dtype")
         if min(self.cache_tokens, self.cache_sequences) < 0 or (self.cache_tokens > 0) != (self.cache_sequences > 0):
             raise ValueError("a cache of keys and values takes both, tokens and sequences, at least 1")
         if self.rounds < 1 or (self.rounds > 1 and (self.mode == "train" or self.batch % self.rounds)):
