@@ -74,9 +74,9 @@ def test_work_is_done_in_the_type_with_its_traffic() -> None:
 
 
 def test_groups_are_refused() -> None:
-    for words in ({"tensor_parallel": 2}, {"data_parallel": 2}):
+    for tensor, data in ((2, 1), (1, 2)):
         with pytest.raises(ValueError, match="has one device"):
-            Job(batch=4, stage_dtype="auto", **words)
+            Job(batch=4, stage_dtype="auto", tensor_parallel=tensor, data_parallel=data)
 
 
 def test_a_split_that_differs_for_its_type_is_not_looked_into_less(monkeypatch: pytest.MonkeyPatch) -> None:
