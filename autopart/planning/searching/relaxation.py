@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from autopart.planning.searching.formulate import next_prices
 from autopart.planning.searching.instance import Arcs, Instance
-from autopart.planning.searching.network import Network, network_of, shortest_path, through, to_end
+from autopart.planning.searching.network import Lengths, Network, lengths_of, network_of, shortest_path, through
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Relaxed", "Window", "relax"]
@@ -114,8 +114,7 @@ class _Value:
 
     bound: float
     paid: float
-    weights: Floats
-    distance: Floats
+    lengths: Lengths
     cuts: tuple[tuple[float, Floats], ...]
     """(c, s): at prices u the bound is at most c + s u"""
 
@@ -125,19 +124,19 @@ def _value(
 ) -> _Value | None:
     """None: no path at all."""
     weights = arcs.weight + prices @ rows.amounts
-    distance, leave = to_end(network, weights)
-    length = float(distance[network.start].min())
+    found = lengths_of(network, weights)
+    length = found.least(network)
     if not math.isfinite(length):
         return None
     rest = instance.repeats - float(prices @ rows.per_second)
     seconds = window.low if rest >= 0 else window.high
     paid = float(prices @ rows.fixed) - rest * seconds
-    path = shortest_path(network, distance, leave)
-    used, total = rows.amounts[:, path].sum(axis=1), float(arcs.weight[path].sum())
+    path = shortest_path(network, found)
+    used, total = rows.amounts[:, path].sum(axis=1), arcs.sum_along(path)
     cuts = tuple(
         (total + instance.repeats * end, used - rows.fixed - rows.per_second * end) for end in (window.low, window.high)
     )
-    return _Value(bound=length - paid, paid=paid, weights=weights, distance=distance, cuts=cuts)
+    return _Value(bound=length - paid, paid=paid, lengths=found, cuts=cuts)
 
 
 def relax(
@@ -168,5 +167,5 @@ def relax(
         if wanted <= 0 or hope - best.bound < SETTLED * wanted:
             break
     assert best is not None, "there is a round"
-    lengths = through(network, best.weights, best.distance) - best.paid
+    lengths = through(network, best.lengths) - best.paid
     return Relaxed(bound=best.bound * (1 - 1e-9), through=lengths * (1 - 1e-9), prices=center)
