@@ -45,7 +45,7 @@ class Arcs:
     weight: Floats
     """its share of the objective that does not repeat: compute, incoming boundary, for the first stage the optimizer"""
     update: Floats
-    """what its own optimizer adds to a path if it ends last (see ``updates``); 0 where it cannot, and for first stages"""
+    """what its own optimizer adds to a path if it ends last (``updates``); 0 where it cannot, and for first stages"""
     saves: Floats
     """what it takes off a path's weights if the optimizer that ends last is one of a stage behind it"""
     most_in_flight: Ints
