@@ -92,7 +92,7 @@ def _fill(
     shape = (1 + arcs.are_late, end + 1, num_classes + 1, len(vectors) + 1)
     sums, lengths = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
     choice = np.full((*shape[:-1], len(vectors)), -1, dtype=np.int64)
-    sums[:, end, :, position[(0,) * instance.num_groups]] = np.asarray([[0.0], [-np.inf]])[: len(sums)]
+    sums[:, end, :, position[(0,) * instance.num_groups]] = 0.0
     most = min(instance.num_microbatches, instance.num_devices)
     bound_by_memory = bool(len(arcs)) and bool((arcs.most_in_flight < most).any())
     width, size = num_classes + 1, len(vectors) + 1

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from autopart.planning.searching.bottleneck import MOST_STATES, States, states_of
 from autopart.planning.searching.chain import Path
 from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.searching.updates import least_hidden
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Least", "can_list", "least_sum"]
@@ -80,26 +81,28 @@ def least_sum(instance: Instance, arcs: Arcs, most_steps: int, *, out_of_time: I
     states = states_of(instance, most if binding else 1)
     size = states.depth.size
     room = _furthest(instance, arcs, states)[::-1]  # of the complement: flat indices run backwards
-    width, num_sums = instance.num_classes + 1, 1 + arcs.are_late
+    width, hidden = instance.num_classes + 1, least_hidden(arcs)
     keys = arcs.first * width + arcs.before
     labels: Labels = {
-        (instance.end, link_class): (np.zeros(1, dtype=np.int64), np.asarray([[0.0], [-np.inf]])[:num_sums])
+        (instance.end, link_class): (np.zeros(1, dtype=np.int64), np.zeros((1, 1)))
         for link_class in range(instance.num_classes)
     }
     num_steps = 0
     for key in np.unique(keys)[::-1].tolist():
         boundary, before = divmod(key, width)
         low, high = np.searchsorted(keys, [key, key + 1])
-        row = np.full((num_sums, size), np.inf)
+        row = np.full((1 + _is_late(arcs, labels, range(low, high)), size), np.inf)
         num_steps += _relax_row(instance, arcs, states, labels, range(low, high), row)
         if num_steps > most_steps or out_of_time():
             return Least(total=math.nan, path=())
         alive = np.flatnonzero(np.isfinite(row[0]) & (room >= boundary) & states.affordable)
-        labels[boundary, before] = alive, row[:, alive]
+        sums = row[:, alive]
+        matters = bool((sums[-1] - sums[0] > hidden[boundary]).any())
+        labels[boundary, before] = alive, sums if matters or not boundary else sums[:1]
     states_found, sums = labels.get((0, instance.num_classes), (np.zeros(0, dtype=np.int64), np.zeros((1, 0))))
     if not sums.size:
         return Least(total=math.inf, path=())
-    best = int(sums[-1].argmin())
+    best = int(sums[-1].argmin())  # of the source
     return Least(total=float(sums[-1, best]), path=_walk(instance, arcs, states, labels, int(states_found[best])))
 
 
@@ -117,35 +120,43 @@ def _relax_row(
         num_steps += len(vectors)
         fits = states.coordinates[group][vectors] + width <= counts[group]
         moved = vectors + width * states.strides[group]
-        moved, sums = moved[fits], _totals(arcs, arc, sums[:, fits])
+        moved, sums = moved[fits], sums[:, fits]
         if in_flight < instance.num_devices:
             holds = states.depth[moved] < in_flight
             moved, sums = moved[holds], sums[:, holds]
-        row[:, moved] = np.minimum(row[:, moved], sums)
+        for least, totals in zip(row, _totals(arcs, arc, sums), strict=False):
+            least[moved] = np.minimum(least[moved], totals)
     return num_steps
 
 
-def _totals(arcs: Arcs, arc: int, sums: Floats) -> Floats:
-    """The sums of what an arc and a suffix behind it cost."""
+def _is_late(arcs: Arcs, labels: Labels, some: range) -> bool:
+    """Whether arcs that leave one node, or what is behind them, have an optimizer that may be the last to end."""
+    if (arcs.update[some.start : some.stop] > 0).any():
+        return True
+    targets = ((int(arcs.last[arc]), int(arcs.after[arc])) for arc in some)
+    return any(len(labels[target][1]) > 1 for target in targets if target in labels)
+
+
+def _totals(arcs: Arcs, arc: int, sums: Floats) -> tuple[Floats, Floats]:
+    """The sums of what an arc and a suffix behind it cost: of weights, and with what optimizers add."""
     weight = arcs.weight[arc]
-    if len(sums) == 1:
-        return sums + weight
-    own, rest = sums[0] + (weight + arcs.update[arc]), sums[1] + (weight - arcs.saves[arc])
-    return np.stack([sums[0] + weight, np.maximum(own, rest)])
+    own = sums[0] + (weight + arcs.update[arc])
+    return sums[0] + weight, own if len(sums) == 1 else np.maximum(own, sums[1] + (weight - arcs.saves[arc]))
 
 
 def _walk(instance: Instance, arcs: Arcs, states: States, labels: Labels, vector: int) -> Path:
     """The arcs that attain the least sum, found again from the labels."""
-    path, boundary, before, which = [], 0, instance.num_classes, int(arcs.are_late)
+    path, boundary, before = [], 0, instance.num_classes
+    which = len(labels[boundary, before][1]) - 1
     while boundary < instance.end:
         known, sums = labels[boundary, before]
         wanted = float(sums[which, np.searchsorted(known, vector)])
         for arc in np.flatnonzero((arcs.first == boundary) & (arcs.before == before)).tolist():
             behind = _behind(arcs, states, labels, arc, vector)
-            if len(behind) and float(_totals(arcs, arc, behind)[which, 0]) == wanted:
+            if len(behind) and float(_totals(arcs, arc, behind)[which][0]) == wanted:
                 break
-        if which and behind[0, 0] + arcs.update[arc] >= behind[1, 0] - arcs.saves[arc]:
-            which = 0  # its own optimizer is the last to end
+        if len(behind) == 1 or behind[0, 0] + arcs.update[arc] >= behind[1, 0] - arcs.saves[arc]:
+            which = 0  # no optimizer behind it is the last to end
         path.append(arc)
         boundary, before = int(arcs.last[arc]), int(arcs.after[arc])
         vector -= int(arcs.width[arc]) * states.strides[int(arcs.group[arc])]

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.searching.updates import least_hidden
 
 __all__ = ["Lengths", "Network", "Steps", "lengths_of", "network_of", "shortest_path", "through"]
 
@@ -34,6 +35,8 @@ class Network:
     saves: Floats
     is_late: bool
     """whether an optimizer behind the first stage may be the last to end"""
+    hidden: Floats
+    """of every node: optimizers behind it that add no more are never the last to end"""
     closed: npt.NDArray[np.bool_]
     """[arc, depth]: its memory does not hold so many stages behind it"""
     leaving: tuple[tuple[int, int, int], ...]
@@ -65,6 +68,7 @@ def network_of(instance: Instance, arcs: Arcs) -> Network:
     return Network(
         source=source, target=target, group=arcs.group, devices=arcs.width.astype(np.float64),
         update=arcs.update, saves=arcs.saves, is_late=arcs.are_late,
+        hidden=np.repeat(np.append(least_hidden(arcs), np.zeros(instance.end))[: instance.end + 1], width),
         closed=arcs.most_in_flight[:, None] < in_flight[None, :],
         leaving=_slices(source), by_target=by_target, entering=_slices(target[by_target]),
         num_nodes=(instance.end + 1) * width, start=instance.num_classes, first_end=instance.end * width,
@@ -105,14 +109,19 @@ def lengths_of(network: Network, weights: Floats) -> Lengths:
     distance, leave = _to_end(network, weights)
     if not network.is_late:
         return Lengths(weights=weights, distance=distance, leave=leave, latest=None, leave_latest={})
-    latest = np.full((network.num_nodes, network.depths), np.inf)
-    latest[network.first_end :, 0] = -np.inf
+    latest, steps = distance.copy(), dict(leave)
     own, rest = weights + network.update, weights - network.saves
-    steps: Steps = {}
+    matters = np.zeros(network.num_nodes, dtype=np.bool_)
     for node, low, high in reversed(network.leaving):
         target = network.target[low:high]
+        if not (matters[target].any() or (network.update[low:high] > 0).any()):
+            continue
         totals = np.maximum(own[low:high, None] + distance[target], rest[low:high, None] + latest[target])
         _leave(network, latest, steps, (node, low, high), totals)
+        with np.errstate(invalid="ignore"):  # inf - inf: no path
+            matters[node] = bool((latest[node] - distance[node] > network.hidden[node]).any())
+        if not matters[node]:
+            latest[node], steps[node] = distance[node], leave[node]
     return Lengths(weights=weights, distance=distance, leave=leave, latest=latest, leave_latest=steps)
 
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from autopart.planning.searching.instance import Arcs
 from autopart.schema.graph import Graph
 
-__all__ = ["Tied", "tied_weights", "with_late_updates", "without_updates"]
+__all__ = ["Tied", "least_hidden", "tied_weights", "with_late_updates", "without_updates"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
@@ -54,15 +55,19 @@ def _parted(before: npt.NDArray[np.int64], num: int) -> Bools:
 
 def with_late_updates(arcs: Arcs) -> Arcs:
     """The arcs with ``update`` 0 where whatever comes before is through later: no path's cost changes by that."""
-    if not len(arcs):
-        return arcs
-    hidden = np.full(int(arcs.last.max()) + 1, np.inf)
+    hidden = least_hidden(arcs)
+    return replace(arcs, update=np.where(arcs.update > hidden[arcs.first], arcs.update, 0.0))
+
+
+def least_hidden(arcs: Arcs) -> Floats:
+    """Of every boundary, what any path to it saves at least: a later optimizer that adds no more is never the last."""
+    hidden = np.full(int(arcs.last.max(initial=0)) + 1, np.inf)
     hidden[0] = 0.0
     starts = np.flatnonzero(np.diff(arcs.first, prepend=-1))
-    for low, high in zip(starts.tolist(), [*starts[1:].tolist(), len(arcs)], strict=True):
+    for low, high in pairwise([*starts.tolist(), len(arcs)]):
         some = slice(low, high)
         np.minimum.at(hidden, arcs.last[some], hidden[arcs.first[low]] + arcs.saves[some])
-    return replace(arcs, update=np.where(arcs.update > hidden[arcs.first], arcs.update, 0.0))
+    return hidden
 
 
 def without_updates(arcs: Arcs) -> Arcs:

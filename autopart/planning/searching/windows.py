@@ -24,6 +24,7 @@ from autopart.planning.searching.formulate import solve_path
 from autopart.planning.searching.frontier import can_list, least_sum
 from autopart.planning.searching.instance import Arcs, Instance
 from autopart.planning.searching.relaxation import Relaxed, Window, relax
+from autopart.planning.searching.updates import with_late_updates
 from autopart.planning.solving.effort import Effort
 
 __all__ = ["keeping_rows", "prove_by_windows"]
@@ -146,7 +147,7 @@ def _opens_rooms(instance: Instance, path: Path) -> bool:
 def _relaxed(search: _Search, window: Window) -> tuple[Relaxed, Indices]:
     """The relaxation of a window, and the arcs that it is over."""
     indices = np.flatnonzero(search.instance.arcs.seconds < window.high)
-    arcs = search.instance.arcs.keep(search.instance.arcs.seconds < window.high)
+    arcs = _some(search.instance, indices)
     relaxed = relax(
         search.instance, arcs, window, search.target, start=search.prices, out_of_time=search.effort.is_over
     )
@@ -282,4 +283,4 @@ def _least_by_program(search: _Search, arcs: Arcs) -> tuple[float, Path]:
 def _some(instance: Instance, useful: Indices) -> Arcs:
     mask = np.zeros(len(instance.arcs), dtype=np.bool_)
     mask[useful] = True
-    return instance.arcs.keep(mask)
+    return with_late_updates(instance.arcs.keep(mask))
