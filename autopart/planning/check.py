@@ -15,6 +15,7 @@ from autopart.planning.costing.memory import stage_memory
 from autopart.planning.costing.onedevice import in_flight_of, together
 from autopart.planning.costing.parallel import Way, gradient_seconds, layer_times, way_facts
 from autopart.planning.costing.rules import Rules
+from autopart.planning.lateness import last_update_seconds
 from autopart.planning.searching.options import LOOPED
 from autopart.planning.simulating.simulate import simulate, warmup
 from autopart.schema.codec import CodecName, is_compressible, wire_bytes
@@ -279,23 +280,13 @@ def _check_limits(plan: Plan) -> None:
         _require(most is None or value <= most * (1 + TOLERANCE), f"{what} is {value}, at most {most} is allowed")
 
 
-def _updates_seconds(plan: Plan) -> float:
-    """How long after the first stage's last backward the last optimizer ends: the last gradient still goes to it."""
-    backs = [sum(t.backward_seconds for t in plan.transfers if t.to_stage == stage.index) for stage in plan.stages]
-    hidden = [
-        sum(backs[: stage.index + 1]) + sum(each.backward_seconds for each in plan.stages[: stage.index])
-        for stage in plan.stages
-    ]
-    return max(stage.optimizer_seconds - seconds for stage, seconds in zip(plan.stages, hidden, strict=True))
-
-
 def _check_proof(plan: Plan) -> None:
     times, proof = _stage_seconds(plan), plan.proof
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
     periods = list(times)  # under 1F1B the two ends of a boundary wait for each other
     for transfer in plan.transfers if plan.schedule.name == "1f1b" else ():
         periods[transfer.from_stage] += transfer.seconds + transfer.backward_seconds
-    objective = sum(times) + repeats * max(periods) + _updates_seconds(plan)
+    objective = sum(times) + repeats * max(periods) + last_update_seconds(plan)
     if plan.schedule.name in LOOPED:  # several stages per device, or a backward in two: the formula is not theirs
         objective = plan.prediction.step_seconds
     _same("objective", proof.objective_seconds, objective)
