@@ -70,6 +70,10 @@ class _Search:
     solvers: set[str] = field(default_factory=set)
     remark: str = ""
     prices: npt.NDArray[np.float64] | None = None
+    alive: npt.NDArray[np.bool_] | None = None
+    """arcs that a plan of the windows left may have, if it is to beat the target; None: all"""
+    rest: tuple[float, float] = (-math.inf, -math.inf)
+    """the least stage time from which all windows were tried at once, and the bound"""
 
     @property
     def target(self) -> float:
@@ -146,7 +150,8 @@ def _opens_rooms(instance: Instance, path: Path) -> bool:
 
 def _relaxed(search: _Search, window: Window) -> tuple[Relaxed, Indices]:
     """The relaxation of a window, and the arcs that it is over."""
-    indices = np.flatnonzero(search.instance.arcs.seconds < window.high)
+    below = search.instance.arcs.seconds < window.high
+    indices = np.flatnonzero(below if search.alive is None else below & search.alive)
     arcs = _some(search.instance, indices)
     relaxed = relax(
         search.instance, arcs, window, search.target, start=search.prices, out_of_time=search.effort.is_over
@@ -163,9 +168,10 @@ def _step(search: _Search) -> None:
         _leave_open(search, rest)
         return
     if window.high < rest.high:
-        relaxed, _ = _relaxed(search, rest)
-        if relaxed.bound >= search.target:
-            search.pass_by(rest, relaxed.bound)
+        if search.rest[0] < search.low:
+            _try_rest(search, rest)
+        if search.rest[1] >= search.target:
+            search.pass_by(rest, search.rest[1])
             return
     else:
         window = rest
@@ -183,6 +189,14 @@ def _step(search: _Search) -> None:
         search.width /= 4
     else:
         search.pass_by(window, relaxed.bound, settled=False)
+
+
+def _try_rest(search: _Search, rest: Window) -> None:
+    """All windows that are left at once; arcs whose best path costs more than the target are in none of them."""
+    relaxed, indices = _relaxed(search, rest)
+    search.rest = (search.low, relaxed.bound)
+    search.alive = np.zeros(len(search.instance.arcs), dtype=np.bool_)
+    search.alive[indices[relaxed.through < search.target]] = True
 
 
 def _lowest_first(search: _Search) -> None:
