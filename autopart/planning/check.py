@@ -15,6 +15,7 @@ from autopart.planning.costing.memory import stage_memory
 from autopart.planning.costing.onedevice import in_flight_of, together
 from autopart.planning.costing.parallel import Way, gradient_seconds, layer_times, way_facts
 from autopart.planning.costing.rules import Rules
+from autopart.planning.lateness import last_update_seconds
 from autopart.planning.searching.options import LOOPED
 from autopart.planning.simulating.simulate import simulate, warmup
 from autopart.schema.codec import CodecName, is_compressible, wire_bytes
@@ -286,7 +287,7 @@ def _check_proof(plan: Plan) -> None:
     periods = list(times)  # under 1F1B the two ends of a boundary wait for each other
     for transfer in plan.transfers if plan.schedule.name == "1f1b" else ():
         periods[transfer.from_stage] += transfer.seconds + transfer.backward_seconds
-    objective = sum(times) + repeats * max(periods) + plan.stages[0].optimizer_seconds
+    objective = sum(times) + repeats * max(periods) + last_update_seconds(plan)
     if plan.schedule.name in LOOPED:  # several stages per device, or a backward in two: the formula is not theirs
         objective = plan.prediction.step_seconds
     _same("objective", proof.objective_seconds, objective)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopart.planning.lateness import last_update_seconds
 from autopart.planning.searching.options import LOOPED
 from autopart.schema.explanation import CutTerms, Explanation, StageTerms
 from autopart.schema.plan import Plan, Stage
@@ -16,7 +17,7 @@ def explain(plan: Plan) -> Explanation:
     bottleneck = max(range(len(times)), key=periods.__getitem__)
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
     looped = plan.schedule.name in LOOPED
-    repeated, once = repeats * periods[bottleneck], plan.stages[0].optimizer_seconds
+    repeated, once = repeats * periods[bottleneck], last_update_seconds(plan)
     return Explanation(
         num_microbatches=plan.schedule.num_microbatches,
         stages=tuple(_stage_terms(plan, stage, periods[bottleneck]) for stage in plan.stages),

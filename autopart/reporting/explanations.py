@@ -29,7 +29,7 @@ def _step(explanation: Explanation) -> str:
         (f"{more} more", f"{format_seconds(explanation.repeated_seconds)}: each takes stage {bottleneck.index} "
                          f"({', '.join(bottleneck.devices)}), the slowest, "
                          f"{format_seconds(bottleneck.stage_seconds + behind)}{waits}"),
-        ("once per step", f"{format_seconds(explanation.once_seconds)}: optimizer"),
+        ("once per step", f"{format_seconds(explanation.once_seconds)}: optimizer, the last to end"),
         ("objective", f"{format_seconds(explanation.objective_seconds)}: their sum"),
         ("simulated", f"{format_seconds(explanation.step_seconds)}: the schedule, event by event"),
         ("bubble", f"{percent(explanation.bubble_fraction)} of the devices' time is waiting"),

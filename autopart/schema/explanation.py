@@ -70,7 +70,7 @@ class Explanation:
     repeated_seconds: float
     """(num_microbatches - 1) * the bottleneck's stage_seconds + behind_seconds"""
     once_seconds: float
-    """the first stage's optimizer_seconds: the others' are over by then"""
+    """when the last optimizer ends, counted from the first stage's last backward"""
     objective_seconds: float
     step_seconds: float
     bubble_fraction: float

@@ -26,6 +26,7 @@ from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.optimum import Optimum, find_optimum, instances_of, is_large, options_of
 from autopart.planning.searching.options import Option
 from autopart.planning.searching.prices import price_arcs
+from autopart.planning.searching.updates import without_updates
 from autopart.planning.solving.effort import Effort
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
@@ -141,4 +142,4 @@ def _work(instance: Instance, job: Job) -> Instance:
     rents = np.asarray([group.rent_usd_per_hour for group in instance.groups])
     per_second = rents[arcs.group] * arcs.width / SECONDS_PER_HOUR
     weight = (instance.repeats + 1) * per_second * arcs.seconds
-    return replace(instance, arcs=replace(arcs, weight=weight), repeats=0)
+    return replace(instance, arcs=without_updates(replace(arcs, weight=weight)), repeats=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 
@@ -19,7 +20,7 @@ from autopart.schema.plan import Memory
 from autopart.schema.problem import Candidate
 from autopart.units import format_bytes
 
-__all__ = ["Layout", "StageCost", "layout_costs", "misfit", "objective_seconds", "short_bytes"]
+__all__ = ["Layout", "StageCost", "layout_costs", "misfit", "objective_seconds", "short_bytes", "updates_seconds"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,16 +96,29 @@ class StageCost:
 def objective_seconds(
     costs: tuple[StageCost, ...], num_microbatches: int, schedule: ScheduleName, *, latency: bool = False
 ) -> float:
-    """Sum of stage times + (M - 1) times the largest period + the first stage's optimizer; for latency without that.
+    """Sum of stage times + (M - 1) times the largest period + what optimizers add; for latency without the second.
 
-    A stage's period is its time; under 1F1B the boundary behind it occupies it as well (see ``periods``).  The first
-    stage is the last to finish its backwards; the other stages' optimizers are over by then.
+    A stage's period is its time; under 1F1B the boundary behind it occupies it as well (see ``periods``).
     """
     times = [cost.stage_seconds for cost in costs]
     behind = [cost.receive_seconds + cost.return_seconds for cost in costs[1:]] if schedule == "1f1b" else []
     periods = [time + wait for time, wait in zip_longest(times, behind, fillvalue=0.0)]
     repeated = 0.0 if latency else (num_microbatches - 1) * max(periods)
-    return sum(times) + repeated + costs[0].optimizer_seconds
+    return sum(times) + repeated + updates_seconds(costs)
+
+
+def updates_seconds(costs: Sequence[StageCost]) -> float:
+    """When the last optimizer ends, counted from the first stage's last backward (row C12).
+
+    The last gradient reaches the first stage over the backwards and returns of the stages before, in which a stage's
+    optimizer already runs.
+    """
+    hidden, latest = 0.0, 0.0
+    for cost in costs:
+        hidden += cost.return_seconds
+        latest = max(latest, cost.optimizer_seconds - hidden)
+        hidden += cost.backward_seconds
+    return latest
 
 
 def layout_costs(candidate: Candidate, cluster: Cluster, job: Job, layout: Layout) -> tuple[StageCost, ...]:

@@ -17,8 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from autopart.planning.costing.memory import StageFacts, stage_facts
 from autopart.planning.costing.remembering import per_graph
@@ -33,6 +35,8 @@ __all__ = [
     "ALONE", "Times", "Way", "all_reduce_seconds", "gradient_seconds", "layer_times", "usual_way", "usual_ways",
     "way_facts", "way_tables", "ways",
 ]  # fmt: skip
+
+Amount = TypeVar("Amount", float, npt.NDArray[np.float64])
 
 MATRIX_FAMILIES = ("gemm", "convolution")
 
@@ -90,7 +94,7 @@ def _powers(most: int) -> tuple[int, ...]:
     return tuple(2**exponent for exponent in range(most.bit_length()))
 
 
-def all_reduce_seconds(link: Link, num_devices: int, num_bytes: float) -> float:
+def all_reduce_seconds(link: Link, num_devices: int, num_bytes: Amount) -> Amount:
     """A ring all-reduce."""
     each = num_bytes / num_devices / link.bandwidth_bytes_per_second
     return 2 * (num_devices - 1) * (link.latency_seconds + each)

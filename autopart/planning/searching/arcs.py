@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ from autopart.planning.costing.groups import Group, group_devices, link_classes,
 from autopart.planning.costing.holding import held_on
 from autopart.planning.costing.memory import MemoryTerms, Rules, StageFacts, memory_terms
 from autopart.planning.costing.nodes import Home, homes
-from autopart.planning.costing.parallel import Times, Way, gradient_seconds, layer_times, way_tables, ways
+from autopart.planning.costing.parallel import Times, Way, all_reduce_seconds, layer_times, way_tables, ways
 from autopart.planning.costing.tables import (
     MAX_BOUNDARIES,
     Crossing,
@@ -24,9 +24,9 @@ from autopart.planning.costing.tables import (
 from autopart.planning.costing.wishes import apart_devices, forbidden_layers, wished_cuts
 from autopart.planning.searching.instance import Arcs, Instance
 from autopart.planning.searching.periods import with_periods
-from autopart.planning.searching.rooms import with_rooms
+from autopart.planning.searching.rooms import in_order, with_rooms
+from autopart.planning.searching.updates import Tied, tied_weights, with_late_updates
 from autopart.schema.device import Cluster, Link
-from autopart.schema.graph import Graph
 from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 
@@ -55,8 +55,11 @@ class _Making:
     ways: tuple[Way, ...]
     below_seconds: float
     crossing: Crossing
-    parted: tuple[tuple[int, Bools], ...]
-    """bytes of every tied weight, and whether a first stage that ends at each boundary has only some of its users"""
+    outward: Crossing
+    """without the gradients' way back"""
+    tied: Tied
+    least_hidden: Floats
+    """of every boundary: backward of all layers before it, at least"""
 
     def links_before(self, number: int, width: int) -> Iterator[tuple[int, int, Link | None]]:
         """Link class, room and link of every way to a stage so wide on a group; see ``Arcs.room``.
@@ -99,14 +102,16 @@ def build_instance(
         crossing=crossing_at(
             candidate.graph, boundaries, gradients=job.mode == "train", codecs=codecs_of(job, cluster)
         ),
-        parted=_parted(candidate.graph, boundaries),
+        outward=crossing_at(candidate.graph, boundaries, gradients=False, codecs=codecs_of(job, cluster)),
+        tied=tied_weights(candidate.graph, boundaries),
+        least_hidden=_least_hidden(candidate, groups, offered, boundaries),
     )
     forbidden = forbidden_layers(graph, groups, job)
     parts = [part for number in range(len(groups)) for part in _group_arcs(making, number, forbidden[number])]
     made = Instance(
         num_microbatches=candidate.num_microbatches, schedule=schedule, boundaries=boundaries,
         merged=len(boundaries) < len(set(graph.legal_cuts)) + 2, num_stages=job.stages,
-        groups=groups, link_classes=making.classes, ways=offered, arcs=_sorted(parts),
+        groups=groups, link_classes=making.classes, ways=offered, arcs=with_late_updates(in_order(parts)),
         most_stages=candidate.num_microbatches if schedule == "1f1b" else len(cluster.devices),
         cluster=cluster, repeats=0 if job.objective == "latency" else candidate.num_microbatches - 1,
         floor_seconds=_floor_seconds(making), budget=job.max_usd_per_hour or 0.0,
@@ -131,6 +136,18 @@ def _facts(
         for dtype, kind in {dtype: kind for kind, dtype in dtypes.items()}.items()
     }
     return {kind: tables[dtype] for kind, dtype in dtypes.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Costs:
+    """Of every stage [a, b] that is run in one way on one group; all but ``once`` of one micro-batch."""
+
+    forward: Floats
+    backward: Floats
+    compute: Floats
+    """both, added up layer by layer"""
+    once: Floats
+    """optimizer and exchanges, per step"""
 
 
 def _alone(candidate: Candidate, group: Group, job: Job) -> Floats:
@@ -169,13 +186,13 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     """The arcs of one group, one part per way and link class that can come before."""
     group, training = making.groups[number], making.rules.training
     num_devices = sum(other.size for other in making.groups)
-    offered = [index for index, way in enumerate(making.ways) if way.width <= making.homes[number].widest]
+    widest = 1 if making.links[number][number] is None else making.homes[number].widest
+    offered = [index for index, way in enumerate(making.ways) if way.width <= widest]
     times = [
         layer_times(making.candidate, group.device, making.links[number][number], making.ways[index], training=training)
         for index in offered
     ]
-    sums = [tuple(map(sum, zip(each.forward, each.backward, strict=True))) for each in times]
-    compute = [running_seconds(each, making.boundaries) for each in sums]
+    costs = [_costs(making, number, index, each) for index, each in zip(offered, times, strict=True)]
     most = [
         _most_in_flight(
             memory_terms(making.facts[group.device.kind][index], making.rules),
@@ -184,89 +201,95 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
         for index in offered
     ]
     banned = running_seconds(tuple(forbidden.astype(float).tolist()), making.boundaries) > 0
-    kept = _undominated(compute, [np.where(banned, 0, each) for each in most], [making.ways[i].width for i in offered])
-    parts = []
-    for index, each, seconds, mask in zip(offered, times, compute, kept, strict=True):
-        once = _once_seconds(making, number, each, index)
-        parts += _way_arcs(making, number, index, seconds, most[offered.index(index)], mask, once)
-    return parts
+    widths = [making.ways[index].width for index in offered]
+    kept = _undominated(costs, [np.where(banned, 0, each) for each in most], widths, making.least_hidden)
+    return [
+        part for index, cost, held, mask in zip(offered, costs, most, kept, strict=True)
+        for part in _way_arcs(making, number, index, cost, held, mask)
+    ]
 
 
-def _undominated(compute: list[Floats], most: list[Ints], widths: list[int]) -> list[Bools]:
+def _costs(making: _Making, number: int, way: int, times: Times) -> _Costs:
+    forward, backward = (running_seconds(each, making.boundaries) for each in (times.forward, times.backward))
+    both = tuple(map(sum, zip(times.forward, times.backward, strict=True)))
+    return _Costs(
+        forward=forward, backward=backward, compute=running_seconds(both, making.boundaries),
+        once=_once_seconds(making, number, times, way),
+    )
+
+
+def _undominated(costs: list[_Costs], most: list[Ints], widths: list[int], least_hidden: Floats) -> list[Bools]:
     """Which stages [a, b] of every way fit, and no way with as few devices is as fast and holds as much.
 
-    First stages all stay: ways differ in what they cost once.
+    What they cost once counts where it is not surely over when the stages before are through.
     """
     order = sorted(range(len(widths)), key=lambda index: widths[index])
+    late = [np.maximum(cost.once, least_hidden[:, None]) for cost in costs]
     masks: dict[int, Bools] = {}
     for index in order:
         mask = np.triu(most[index] > 0, k=1)
         for other in masks:
-            better = masks[other] & (compute[other] <= compute[index]) & (most[other] >= most[index])
-            better[0] = False
+            better = masks[other] & (costs[other].compute <= costs[index].compute) & (most[other] >= most[index])
+            better &= (costs[other].forward <= costs[index].forward) & (late[other] <= late[index])
             mask = mask & ~better
         masks[index] = mask
     return [masks[index] for index in range(len(widths))]
 
 
-def _way_arcs(
-    making: _Making, number: int, way: int, compute: Floats, most: Ints, mask: Bools, once: Floats
-) -> list[Arcs]:
-    rows, columns = np.nonzero(mask & (compute < making.below_seconds))
+def _way_arcs(making: _Making, number: int, way: int, cost: _Costs, most: Ints, mask: Bools) -> list[Arcs]:
+    rows, columns = np.nonzero(mask & (cost.compute < making.below_seconds))
     begins = rows == 0
     source, room = max(making.classes) + 1, making.homes[number].widest
-    receives = {(source, room): np.zeros(len(making.boundaries))}
+    nothing = np.zeros(len(making.boundaries))
+    receives = {(source, room): (nothing, nothing)}
     for link_class, room, link in making.links_before(number, making.ways[way].width):
         if link is not None:
-            seconds = making.crossing.seconds(link)
-            receives[link_class, room] = np.minimum(receives.get((link_class, room), seconds), seconds)
+            seconds, outward = making.crossing.seconds(link), making.outward.seconds(link)
+            known = receives.get((link_class, room), (seconds, outward))
+            receives[link_class, room] = np.minimum(known[0], seconds), np.minimum(known[1], outward)
     parts = []
-    for (link_class, room), receive in receives.items():
+    for (link_class, room), (receive, outward) in receives.items():
         chosen = begins if link_class == source else ~begins
         first, last = rows[chosen], columns[chosen]
-        seconds = compute[first, last] + receive[first]
+        seconds, back = cost.compute[first, last] + receive[first], (receive - outward)[first]
+        once, saves = cost.once[first, last], cost.backward[first, last] + back
+        if link_class == source:
+            weight, update, saves = seconds + once, np.zeros(len(first)), saves + once
+        else:
+            weight, update = seconds, once - back
         fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
                  "width": making.ways[way].width, "room": room}
         parts.append(Arcs(
-            first=first, last=last, seconds=seconds,
-            weight=seconds + once[last] if link_class == source else seconds, most_in_flight=most[first, last],
+            first=first, last=last, seconds=seconds, weight=weight, update=update, saves=saves,
+            most_in_flight=most[first, last],
             **{name: np.full(len(first), value) for name, value in fixed.items()},
         ).keep(seconds < making.below_seconds))
     return parts
 
 
 def _once_seconds(making: _Making, number: int, times: Times, index: int) -> Floats:
-    """Of every first stage, by its last boundary: optimizer, and exchanges of gradients, of tied weights and replicas.
+    """Of every stage [a, b]: optimizer, and exchanges of gradients, of tied weights and of replicas.
 
     The other user's device of a tied weight is not known to the arc, so the cheapest link is charged: a lower bound.
     """
     if not making.rules.training:
-        return np.zeros(len(making.boundaries))
-    once = np.concatenate(([0.0], np.cumsum(times.optimizer)))[list(making.boundaries)]
+        return np.zeros((len(making.boundaries),) * 2)
+    once = running_seconds(times.optimizer, making.boundaries)
     way, link = making.ways[index], making.links[number][number]
     if way.data > 1:
-        sizes = making.facts[making.groups[number].device.kind][index].trainable[0].tolist()
-        once = once + np.asarray([gradient_seconds(link, way, size) for size in sizes])
+        assert link is not None, "several devices need a link"
+        trainable = np.asarray(making.facts[making.groups[number].device.kind][index].trainable)
+        once = once + all_reduce_seconds(link, way.data, trainable)
     reachable = [link for row in making.links for link in row if link is not None]
-    for num_bytes, parted in making.parted if reachable else ():
+    for num_bytes, parted in making.tied if reachable else ():
         once = once + parted * min(link.seconds(2 * num_bytes) for link in reachable)
     return once
 
 
-def _parted(graph: Graph, boundaries: tuple[int, ...]) -> tuple[tuple[int, Bools], ...]:
-    users: dict[int, list[int]] = {}
-    for position, layer in enumerate(graph.layers):
-        for index in sorted(set(layer.weights)):
-            users.setdefault(index, []).append(position)
-    ends = np.asarray(boundaries)
-    tied = ((graph.weights[index], at) for index, at in sorted(users.items()) if len(at) > 1)
-    return tuple(
-        (weight.bytes, (at[0] < ends) & (ends <= at[-1]))
-        for weight, at in tied if weight.trainable and not weight.is_buffer
-    )
-
-
-def _sorted(parts: list[Arcs]) -> Arcs:
-    merged = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Arcs.__slots__}
-    order = np.lexsort((merged["way"], merged["group"], merged["last"], merged["before"], merged["first"]))
-    return Arcs(**{name: array[order] for name, array in merged.items()})
+def _least_hidden(
+    candidate: Candidate, groups: Sequence[Group], offered: Sequence[Way], boundaries: tuple[int, ...]
+) -> Floats:
+    """The backward of what is before every boundary on the fastest kind, on as many devices as can share a layer."""
+    alone = [np.asarray(candidate.profile.kind(g.device.kind).backward_seconds) / g.device.speed for g in groups]
+    fastest = np.min(alone, axis=0) / max(way.width for way in offered) * (1 - 1e-9)
+    return np.asarray(running_seconds(tuple(fastest.tolist()), boundaries)[0])

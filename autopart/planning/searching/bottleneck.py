@@ -111,22 +111,22 @@ def _tables(instance: Instance, moves: Moves, threshold: float) -> list[Ints]:
 
 def _first_boundaries(instance: Instance, states: States, moves: Moves, threshold: float) -> tuple[Ints, int]:
     """m[v, h] as far as needed, and the devices v with which the whole model runs; -1 if there are none."""
-    tables = _tables(instance, moves, threshold)
-    classes, nowhere = np.arange(moves.shape[0]), instance.end + 1
-    found = np.full((states.depth.size, moves.shape[0]), nowhere, dtype=np.int64)
+    tables = [table.reshape(-1) for table in _tables(instance, moves, threshold)]
+    num_classes, num_depths, num_ends = moves.shape
+    nowhere = instance.end + 1
+    of_class = np.arange(num_classes) * (num_depths * num_ends)
+    found = np.full((states.depth.size, num_classes), nowhere, dtype=np.int64)
     found[0] = instance.end
     for level in states.levels[1:]:
-        best = np.full((len(level), moves.shape[0]), nowhere, dtype=np.int64)
+        best = np.full((len(level), num_classes), nowhere, dtype=np.int64)
         for (group, width, link_class), table in zip(moves.keys, tables, strict=True):
             some = np.flatnonzero(states.coordinates[group, level] >= width)
             chosen = level[some]
             after = found[chosen - width * states.strides[group], link_class]
-            reached = np.where(
-                after[:, None] <= instance.end,
-                table[classes[None, :], states.depth[chosen][:, None], np.minimum(after, instance.end)[:, None]],
-                nowhere,
-            )
-            best[some] = np.minimum(best[some], reached)
+            runs = after <= instance.end
+            some, chosen, after = some[runs], chosen[runs], after[runs]
+            cells = (states.depth[chosen] * num_ends + after)[:, None] + of_class
+            best[some] = np.minimum(best[some], table.take(cells))
         best[~states.affordable[level]] = nowhere
         found[level] = best
         through = np.flatnonzero(best[:, -1] == 0)

@@ -6,6 +6,9 @@ stages that cover boundaries k .. end, use c[g] devices of every group g, and co
     F[end, h, 0] = 0
     F[k, h, c] = min over arcs (k -> j on g after h, r devices) of  weight + F[j, class of g, c - r e_g]
 
+Where optimizers behind the first stage may be the last to end, there is a second table with what those of the suffix
+add; each is the least by itself, as in ``network.lengths_of``: its sum is a bound, and the path it leads to a good one.
+
 Where every stage has one device, the number of stages from here to the end is sum(c), so 1F1B's memory rule needs no
 state of its own; else the length of the path that attains F is taken, and the program is a heuristic.
 """
@@ -63,14 +66,16 @@ def count_vectors(counts: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
 
 
 def path_objective(instance: Instance, arcs: Arcs, path: Path) -> float:
-    """Objective of a path: sum of weights + repeats * largest stage time."""
-    chosen = list(path)
-    return float(arcs.weight[chosen].sum() + instance.repeats * arcs.seconds[chosen].max())
+    """Objective of a path: sum of weights with what late optimizers add + repeats * largest stage time."""
+    return arcs.sum_along(path) + instance.repeats * float(arcs.seconds[list(path)].max())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Table:
-    """F, the arc that attains it and the stages of its path, [boundary, class before, vector]; the source has a row."""
+    """F, the arc that attains it and the stages of its path, [which, boundary, class before, vector].
+
+    The source has a row.  ``which``: of weights alone, and with what late optimizers add, where there are such.
+    """
 
     sums: Floats
     choice: Ints
@@ -84,15 +89,15 @@ def _fill(
     num_classes, end = instance.num_classes, instance.end
     position = {vector: index for index, vector in enumerate(vectors)}
     after = _after(vectors, position, instance)
-    shape = (end + 1, num_classes + 1, len(vectors) + 1)
+    shape = (1 + arcs.are_late, end + 1, num_classes + 1, len(vectors) + 1)
     sums, lengths = np.full(shape, np.inf), np.zeros(shape, dtype=np.int64)
-    choice = np.full((end + 1, num_classes + 1, len(vectors)), -1, dtype=np.int64)
-    sums[end, :, position[(0,) * instance.num_groups]] = 0.0
+    choice = np.full((*shape[:-1], len(vectors)), -1, dtype=np.int64)
+    sums[:, end, :, position[(0,) * instance.num_groups]] = 0.0
     most = min(instance.num_microbatches, instance.num_devices)
     bound_by_memory = bool(len(arcs)) and bool((arcs.most_in_flight < most).any())
     width, size = num_classes + 1, len(vectors) + 1
     keys, rows = arcs.first * width + arcs.before, (arcs.last * width + arcs.after) * size
-    flat_sums, flat_lengths = sums.reshape(-1), lengths.reshape(-1)
+    flat_sums, flat_lengths = sums.reshape(len(sums), -1), lengths.reshape(len(sums), -1)
     every = np.arange(len(vectors))
     for key in np.unique(keys)[::-1].tolist():
         if out_of_time():
@@ -100,15 +105,32 @@ def _fill(
         first, before = divmod(key, width)
         low, high = np.searchsorted(keys, [key, key + 1])
         where = rows[low:high, None] + after[arcs.group[low:high], arcs.width[low:high]]
-        totals = arcs.weight[low:high, None] + flat_sums.take(where)
-        if bound_by_memory:
-            in_flight = np.minimum(instance.num_microbatches, flat_lengths.take(where) + 1)
-            totals[arcs.most_in_flight[low:high, None] < in_flight] = np.inf
-        best = totals.argmin(axis=0)
-        sums[first, before, :-1] = totals[best, every]
-        choice[first, before] = low + best
-        lengths[first, before, :-1] = flat_lengths.take(where[best, every]) + 1
+        some = slice(low, high)
+        behind, stages = flat_sums.take(where, axis=1), flat_lengths.take(where, axis=1)
+        for which, totals in enumerate(_totals(arcs, some, behind)):
+            follow = stages[0] if not which else np.where(_is_behind(arcs, some, behind), stages[1], stages[0])
+            if bound_by_memory:
+                in_flight = np.minimum(instance.num_microbatches, follow + 1)
+                totals[arcs.most_in_flight[low:high, None] < in_flight] = np.inf
+            best = totals.argmin(axis=0)
+            sums[which, first, before, :-1] = totals[best, every]
+            choice[which, first, before] = low + best
+            lengths[which, first, before, :-1] = follow[best, every] + 1
     return _Table(sums=sums, choice=choice, lengths=lengths)
+
+
+def _totals(arcs: Arcs, some: slice, behind: Floats) -> Floats:
+    """The sums [which, arc, vector] of some arcs and what is behind them."""
+    weight = arcs.weight[some, None]
+    if len(behind) == 1:
+        return behind + weight
+    own, rest = weight + arcs.update[some, None], weight - arcs.saves[some, None]
+    return np.stack([behind[0] + weight, np.maximum(behind[0] + own, behind[1] + rest)])
+
+
+def _is_behind(arcs: Arcs, some: slice, behind: Floats) -> npt.NDArray[np.bool_]:
+    """Whether the optimizer that ends last is behind these arcs, not theirs."""
+    return np.asarray(behind[1] - arcs.saves[some, None] > behind[0] + arcs.update[some, None])
 
 
 def _after(
@@ -128,13 +150,16 @@ def _after(
 def _walk(instance: Instance, arcs: Arcs, vectors: tuple[tuple[int, ...], ...], table: _Table, vector: int) -> Path:
     position = {vector: index for index, vector in enumerate(vectors)}
     left = list(vectors[vector])
-    boundary, before = 0, instance.num_classes
+    boundary, before, which = 0, instance.num_classes, len(table.sums) - 1
     path = []
     while boundary != instance.end:
-        arc = int(table.choice[boundary, before, position[tuple(left)]])
+        arc = int(table.choice[which, boundary, before, position[tuple(left)]])
         path.append(arc)
         boundary, before = int(arcs.last[arc]), int(arcs.after[arc])
         left[int(arcs.group[arc])] -= int(arcs.width[arc])
+        if which:
+            behind = table.sums[:, boundary, before, position[tuple(left)]]
+            which = int(_is_behind(arcs, slice(arc, arc + 1), behind[:, None, None])[0, 0])
     return tuple(path)
 
 
@@ -163,9 +188,10 @@ def best_path(
     threshold = (search.target - least_sum) / instance.repeats
     while threshold >= search.floor_seconds and not out_of_time():
         found, least_sum = search.below(threshold)
-        if not found:
+        lower = (search.target - least_sum) / instance.repeats
+        if not found or lower >= threshold:  # late optimizers: a bound need not have a path
             break
-        threshold = min(threshold, (search.target - least_sum) / instance.repeats)
+        threshold = lower
     return search.best
 
 
@@ -226,8 +252,8 @@ class _Search:
         table = _fill(instance, arcs, vectors, self.out_of_time)
         if table is None:
             return False, math.inf
-        totals = np.where(self.allowed, table.sums[0, instance.num_classes, :-1], np.inf)
-        lengths = table.lengths[0, instance.num_classes, :-1]
+        totals = np.where(self.allowed, table.sums[-1, 0, instance.num_classes, :-1], np.inf)
+        lengths = table.lengths[-1, 0, instance.num_classes, :-1]
         wanted = instance.num_stages is None or lengths == instance.num_stages
         totals = np.where((lengths <= instance.most_stages) & wanted, totals, np.inf)
         vector = int(totals.argmin())

@@ -1,8 +1,9 @@
 """The path integer program in PuLP: the only file that knows PuLP.  docs/model.md has the same rows by the same names.
 
-Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at boundary l or later (only with row C6).
+Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at boundary l or later (only with row C6);
+late, H[l] >= 0, seconds (only with row C12).
 
-    minimise  sum of weight_a x_a                                         S(b): arcs with stage time >= b are left out
+    minimise  sum of weight_a x_a + late                                  S(b): arcs with stage time >= b are left out
     C1        sum of x_a over arcs from the source = 1
     C2[k,h]   sum of x_a into node (k, h) = sum of x_a out of it          h: link class
     C3        sum of x_a over arcs into the end = 1
@@ -15,6 +16,8 @@ Variables: x[a] in {0, 1} for every arc a; N[l] >= 0, stages that start at bound
     C9        sum of r_a price_g x_a <= budget                            objectives memory and cost, rent limits
     C11[g]    sum of r_a x_a on group g <= sum of room_a x_a on it        merged nodes only; room_a: of the node that
               a stage reached from elsewhere is the first on, 0 for one reached on its node
+    C12[l]    late >= sum of update_a x_a over arcs a that cover item l - H[l]              where an update_a is not 0;
+              H[l] = H[l-1] + sum of saves_a x_a over arcs that end at l  C12h[l]           (``updates``)
 """
 
 from __future__ import annotations
@@ -86,14 +89,14 @@ def solve_path(
     remark = f"{' and '.join(silent)} gave no answer in {time_limit_seconds:.1f} s" if silent else ""
     if answer is None:
         paths = [path for each in given if (path := _path(instance, arcs, each.values))]
-        best = min(paths, key=lambda path: float(arcs.weight[list(path)].sum()), default=())
+        best = min(paths, key=arcs.sum_along, default=())
         return Solution(
             outcome="unknown", path=best, objective_bound=-math.inf, solver=given[-1].solver, remark=remark
         )
     if answer.word == "infeasible":
         return Solution(outcome="infeasible", path=(), objective_bound=math.inf, solver=answer.solver, remark=remark)
     path = _path(instance, arcs, answer.values)
-    total = float(arcs.weight[list(path)].sum()) / (1 + gap) * (1 - SOLVER_TOLERANCE)
+    total = arcs.sum_along(path) / (1 + gap) * (1 - SOLVER_TOLERANCE)
     return Solution(outcome="optimal", path=path, objective_bound=total, solver=answer.solver, remark=remark)
 
 
@@ -113,12 +116,16 @@ def _formulate(instance: Instance, arcs: Arcs, at_least: tuple[int, ...] | None)
     problem = pulp.LpProblem("path", pulp.LpMinimize)
     x = [pulp.LpVariable(f"x_{index}", cat="Binary") for index in range(len(arcs))]
     unit = 1000.0 / max(float(arcs.weight.max()), 1e-300)
-    problem.setObjective(pulp.LpAffineExpression([(v, unit * float(w)) for v, w in zip(x, arcs.weight, strict=True)]))
+    objective = [(v, unit * float(w)) for v, w in zip(x, arcs.weight, strict=True)]
+    late = pulp.LpVariable("late", lowBound=0)
+    problem.setObjective(pulp.LpAffineExpression([*objective, (late, 1.0)] if arcs.are_late else objective))
     _flow_rows(problem, instance, arcs, x)
     _count_rows(problem, instance, arcs, x, at_least or (0,) * instance.num_groups)
     most_needed = min(instance.num_microbatches, instance.num_devices)
     if instance.schedule == "1f1b" and (arcs.most_in_flight < most_needed).any():
         _memory_rows(problem, instance, arcs, x)
+    if arcs.are_late:
+        _update_rows(problem, instance, arcs, x, late, unit)
     return problem
 
 
@@ -189,6 +196,27 @@ def _memory_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any]) -> 
         allowed = [float(arcs.most_in_flight[index]) for index in covering]
         room = _expression([*(x[index] for index in covering), stages_from[item + 1]], [*allowed, -1.0])
         problem.addConstraint(room >= 1, f"C6_{item}")
+
+
+def _update_rows(problem: Any, instance: Instance, arcs: Arcs, x: list[Any], late: Any, unit: float) -> None:
+    """Exact for integer x: the stage that covers item l ends its optimizer ``late`` after the first one or earlier.
+
+    ``unit``: of the objective in a second, so that solvers' tolerances are as small beside the rows.
+    """
+    saves, update = unit * arcs.saves, unit * arcs.update
+    saved = [pulp.LpVariable(f"H_{boundary}", lowBound=0) for boundary in range(instance.end)]
+    problem.addConstraint(_expression([saved[0]]) == 0, "C12h_0")
+    for item in range(instance.end):
+        if item:
+            ending = (arcs.last == item).nonzero()[0].tolist()
+            signs = [1.0, -1.0, *(-saves[ending]).tolist()]
+            total = _expression([saved[item], saved[item - 1], *(x[index] for index in ending)], signs)
+            problem.addConstraint(total == 0, f"C12h_{item}")
+        covering = ((arcs.first <= item) & (arcs.last > item) & (update > 0)).nonzero()[0].tolist()
+        if covering:
+            added = (-update[covering]).tolist()
+            row = _expression([late, saved[item], *(x[index] for index in covering)], [1.0, 1.0, *added])
+            problem.addConstraint(row >= 0, f"C12_{item}")
 
 
 def next_prices(

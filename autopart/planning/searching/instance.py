@@ -7,6 +7,7 @@ is called a class below is then a number of both.  See docs/model.md.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +44,10 @@ class Arcs:
     """how often it comes round: compute and the incoming boundary; under 1F1B the boundary behind it too"""
     weight: Floats
     """its share of the objective that does not repeat: compute, incoming boundary, for the first stage the optimizer"""
+    update: Floats
+    """what its own optimizer adds to a path if it ends last (``updates``); 0 where it cannot, and for first stages"""
+    saves: Floats
+    """what it takes off a path's weights if the optimizer that ends last is one of a stage behind it"""
     most_in_flight: Ints
     """micro-batches in flight that its memory holds; the number of devices if that never binds"""
     room: Ints
@@ -50,6 +55,17 @@ class Arcs:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @property
+    def are_late(self) -> bool:
+        """Whether an optimizer behind the first stage may be the last to end."""
+        return bool((self.update > 0).any())
+
+    def sum_along(self, path: Sequence[int]) -> float:
+        """Sum of the weights of a path, and what the optimizer that ends last adds to it."""
+        chosen = list(path)
+        saved = np.cumsum(self.saves[chosen]) - self.saves[chosen]
+        return float(self.weight[chosen].sum() + (self.update[chosen] - saved).max(initial=0.0))
 
     def keep(self, mask: Bools) -> Arcs:
         """The arcs for which the mask is true."""

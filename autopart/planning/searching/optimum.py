@@ -96,8 +96,8 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
     """The path problems that together hold every plan of a candidate.
 
     Under 1F1B a path needs the least memory, under GPipe it takes the least time, so where all stages that fit under
-    1F1B fit under GPipe too, that is the only problem; for latency 1F1B's is, unless there are fewer micro-batches than
-    devices: 1F1B cannot have so many stages, GPipe can.
+    1F1B fit under GPipe too, in the same ways, that is the only problem; for latency 1F1B's is, unless there are fewer
+    micro-batches than devices: 1F1B cannot have so many stages, GPipe can.
     """
     allowed = schedules(job)
     if job.objective == "latency" and candidate.num_microbatches >= len(cluster.devices):
@@ -105,13 +105,13 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
     apart = apart_devices(job, cluster)
     planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
     made = [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
-    return made[-1:] if len({_num_stages(each) for each in made}) == 1 else made
+    return made[-1:] if len({_stages(each) for each in made}) == 1 else made
 
 
-def _num_stages(instance: Instance) -> int:
-    """How many stages fit, whatever comes before or behind."""
+def _stages(instance: Instance) -> bytes:
+    """Which stages fit, and in which ways, whatever comes before or behind."""
     arcs = instance.arcs
-    return len(np.unique(np.stack([arcs.first, arcs.last, arcs.group, arcs.way]), axis=1)[0])
+    return np.unique(np.stack([arcs.first, arcs.last, arcs.group, arcs.way]), axis=1).tobytes()
 
 
 WIDE_TOLERANCE = 5e-3

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autopart.planning.searching.instance import Arcs, Instance
-from autopart.planning.searching.network import network_of, shortest_path, through, to_end
+from autopart.planning.searching.network import lengths_of, network_of, shortest_path, through
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Priced", "price_arcs"]
@@ -55,18 +55,18 @@ def price_arcs(
         if number and out_of_time():
             break
         weights = arcs.weight + (prices @ amounts)[arcs.group] * network.devices + extra
-        distance, leave = to_end(network, weights)
-        length = float(distance[network.start].min())
+        found = lengths_of(network, weights)
+        length = found.least(network)
         if not np.isfinite(length):
             return nothing
         paid = float((np.where(prices > 0, most, least) * prices).sum()) + extra * (instance.num_stages or 0)
         bound = length - paid
         if number % 8 == 0:
-            lengths = np.maximum(lengths, through(network, weights, distance) - paid)
+            lengths = np.maximum(lengths, through(network, found) - paid)
         step = step if bound > best else step * 0.7
         if bound > best:
             best, best_weights, paid_at_best = bound, weights, paid
-        path = shortest_path(network, distance, leave)
+        path = shortest_path(network, found)
         used = amounts @ np.bincount(arcs.group[path], weights=network.devices[path], minlength=instance.num_groups)
         slope = np.where(prices > 0, used - most, np.where(used > most, used - most, np.minimum(used - least, 0.0)))
         lack = float(len(path)) - instance.num_stages if instance.num_stages is not None else 0.0
@@ -77,8 +77,7 @@ def price_arcs(
         stride = step * max(goal - bound, 1e-9 * abs(goal)) / norm
         prices = _clip(prices + stride * slope, least)
         extra += stride * lack
-    distance, _ = to_end(network, best_weights)
-    lengths = np.maximum(lengths, through(network, best_weights, distance) - paid_at_best)
+    lengths = np.maximum(lengths, through(network, lengths_of(network, best_weights)) - paid_at_best)
     return Priced(bound=best * (1 - 1e-9), through=lengths * (1 - 1e-9))
 
 

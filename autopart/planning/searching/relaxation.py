@@ -16,6 +16,7 @@ prices (Kelley 1960; box step: Marsten, Hogan and Blankenship 1975), gives the n
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,7 @@ import numpy.typing as npt
 
 from autopart.planning.searching.formulate import next_prices
 from autopart.planning.searching.instance import Arcs, Instance
-from autopart.planning.searching.network import Network, network_of, shortest_path, through, to_end
+from autopart.planning.searching.network import Lengths, Network, lengths_of, network_of, shortest_path, through
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Relaxed", "Window", "relax"]
@@ -34,6 +35,8 @@ SETTLED = 2e-4
 FIRST_BOX, LARGEST_BOX = 1.0, 2.0
 
 Floats = npt.NDArray[np.float64]
+Cut = tuple[float, Floats]
+"""(c, s): at prices u the bound is at most c + s u"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ class Relaxed:
     through: Floats
     prices: Floats
     """the best ones: a good start for the next window; () if there is no plan"""
+    paths: tuple[tuple[int, ...], ...] = ()
+    """met on the way, of the arcs given: what they say of the prices holds in the next window too"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,10 +119,8 @@ class _Value:
 
     bound: float
     paid: float
-    weights: Floats
-    distance: Floats
-    cuts: tuple[tuple[float, Floats], ...]
-    """(c, s): at prices u the bound is at most c + s u"""
+    lengths: Lengths
+    path: tuple[int, ...]
 
 
 def _value(
@@ -125,26 +128,32 @@ def _value(
 ) -> _Value | None:
     """None: no path at all."""
     weights = arcs.weight + prices @ rows.amounts
-    distance, leave = to_end(network, weights)
-    length = float(distance[network.start].min())
+    found = lengths_of(network, weights)
+    length = found.least(network)
     if not math.isfinite(length):
         return None
     rest = instance.repeats - float(prices @ rows.per_second)
     seconds = window.low if rest >= 0 else window.high
     paid = float(prices @ rows.fixed) - rest * seconds
-    path = shortest_path(network, distance, leave)
-    used, total = rows.amounts[:, path].sum(axis=1), float(arcs.weight[path].sum())
-    cuts = tuple(
+    return _Value(bound=length - paid, paid=paid, lengths=found, path=tuple(shortest_path(network, found)))
+
+
+def _cuts(instance: Instance, arcs: Arcs, rows: _Rows, window: Window, path: tuple[int, ...]) -> list[Cut]:
+    used, total = rows.amounts[:, list(path)].sum(axis=1), arcs.sum_along(path)
+    return [
         (total + instance.repeats * end, used - rows.fixed - rows.per_second * end) for end in (window.low, window.high)
-    )
-    return _Value(bound=length - paid, paid=paid, weights=weights, distance=distance, cuts=cuts)
+    ]
 
 
 def relax(
     instance: Instance, arcs: Arcs, window: Window, target: float, *,
-    at_least: tuple[int, ...] | None = None, start: Floats | None = None, out_of_time: IsOver = never,
+    at_least: tuple[int, ...] | None = None, start: Floats | None = None, paths: Sequence[tuple[int, ...]] = (),
+    out_of_time: IsOver = never,
 ) -> Relaxed:
-    """The bound of a window over some arcs, all below its high end; the search ends where it reaches ``target``."""
+    """The bound of a window over some arcs, all below its high end; the search ends where it reaches ``target``.
+
+    ``start``, ``paths``: prices and paths of an earlier call, which save rounds.
+    """
     nothing = Relaxed(bound=math.inf, through=np.full(len(arcs), np.inf), prices=np.zeros(0))
     if not len(arcs):
         return nothing
@@ -152,15 +161,21 @@ def relax(
     fresh = np.where(rows.per_second > 0, rows.scale, 0.0)
     prices = start if start is not None and len(start) == len(fresh) else fresh
     best: _Value | None = None
-    cuts: list[tuple[float, Floats]] = []
+    met = list(dict.fromkeys(paths))
+    cuts = [cut for path in met for cut in _cuts(instance, arcs, rows, window, path)]
     center, box = prices, FIRST_BOX
     for _ in range(MOST_ROUNDS):
         value = _value(instance, arcs, network, rows, window, prices)
         if value is None:
             return nothing
-        cuts += value.cuts
+        is_new = value.path not in met
+        if is_new:
+            met.append(value.path)
+            cuts += _cuts(instance, arcs, rows, window, value.path)
         if best is None or value.bound > best.bound:
             best, center, box = value, prices, min(box * 1.5, LARGEST_BOX)
+        elif not is_new:  # late optimizers: the length is less than that of any path, and the master learns nothing
+            break
         if out_of_time():
             break
         prices, hope = next_prices(cuts, center / rows.scale, rows.scale, rows.free, box)
@@ -168,5 +183,7 @@ def relax(
         if wanted <= 0 or hope - best.bound < SETTLED * wanted:
             break
     assert best is not None, "there is a round"
-    lengths = through(network, best.weights, best.distance) - best.paid
-    return Relaxed(bound=best.bound * (1 - 1e-9), through=lengths * (1 - 1e-9), prices=center)
+    lengths = through(network, best.lengths) - best.paid
+    return Relaxed(
+        bound=best.bound * (1 - 1e-9), through=lengths * (1 - 1e-9), prices=center, paths=tuple(met),
+    )

@@ -24,6 +24,7 @@ from autopart.planning.searching.formulate import solve_path
 from autopart.planning.searching.frontier import can_list, least_sum
 from autopart.planning.searching.instance import Arcs, Instance
 from autopart.planning.searching.relaxation import Relaxed, Window, relax
+from autopart.planning.searching.updates import with_late_updates
 from autopart.planning.solving.effort import Effort
 
 __all__ = ["keeping_rows", "prove_by_windows"]
@@ -44,6 +45,8 @@ FINE = 5e-3
 """where only programs could settle windows, they are asked about those that are so narrow, or as the gap"""
 NUM_PARTS = 4
 """of a wider one"""
+MOST_PATHS = 150
+"""that the next relaxation is told of"""
 MOST_FAILURES = 3
 """programs without an answer, after which windows stay open"""
 
@@ -69,6 +72,12 @@ class _Search:
     solvers: set[str] = field(default_factory=set)
     remark: str = ""
     prices: npt.NDArray[np.float64] | None = None
+    paths: list[Indices] = field(default_factory=list)
+    """met by relaxations"""
+    alive: npt.NDArray[np.bool_] | None = None
+    """arcs that a plan of the windows left may have, if it is to beat the target; None: all"""
+    rest: tuple[float, float] = (-math.inf, -math.inf)
+    """the least stage time from which all windows were tried at once, and the bound"""
 
     @property
     def target(self) -> float:
@@ -145,13 +154,25 @@ def _opens_rooms(instance: Instance, path: Path) -> bool:
 
 def _relaxed(search: _Search, window: Window) -> tuple[Relaxed, Indices]:
     """The relaxation of a window, and the arcs that it is over."""
-    indices = np.flatnonzero(search.instance.arcs.seconds < window.high)
-    arcs = search.instance.arcs.keep(search.instance.arcs.seconds < window.high)
+    below = search.instance.arcs.seconds < window.high
+    indices = np.flatnonzero(below if search.alive is None else below & search.alive)
+    arcs = _some(search.instance, indices)
     relaxed = relax(
-        search.instance, arcs, window, search.target, start=search.prices, out_of_time=search.effort.is_over
+        search.instance, arcs, window, search.target, start=search.prices, out_of_time=search.effort.is_over,
+        paths=_among(search.paths, indices),
     )
     search.prices = relaxed.prices if len(relaxed.prices) else search.prices
+    met = [*search.paths, *(indices[list(path)] for path in relaxed.paths)]
+    search.paths = list({path.tobytes(): path for path in met}.values())[-MOST_PATHS:]
     return relaxed, indices
+
+
+def _among(paths: list[Indices], indices: Indices) -> list[tuple[int, ...]]:
+    """The paths that have only arcs of ``indices``, by places there."""
+    places = [(np.searchsorted(indices, path), path) for path in paths] if len(indices) else []
+    return [
+        tuple(at.tolist()) for at, path in places if at.max() < len(indices) and (indices[at] == path).all()
+    ]
 
 
 def _step(search: _Search) -> None:
@@ -162,9 +183,10 @@ def _step(search: _Search) -> None:
         _leave_open(search, rest)
         return
     if window.high < rest.high:
-        relaxed, _ = _relaxed(search, rest)
-        if relaxed.bound >= search.target:
-            search.pass_by(rest, relaxed.bound)
+        if search.rest[0] < search.low:
+            _try_rest(search, rest)
+        if search.rest[1] >= search.target:
+            search.pass_by(rest, search.rest[1])
             return
     else:
         window = rest
@@ -182,6 +204,14 @@ def _step(search: _Search) -> None:
         search.width /= 4
     else:
         search.pass_by(window, relaxed.bound, settled=False)
+
+
+def _try_rest(search: _Search, rest: Window) -> None:
+    """All windows that are left at once; arcs whose best path costs more than the target are in none of them."""
+    relaxed, indices = _relaxed(search, rest)
+    search.rest = (search.low, relaxed.bound)
+    search.alive = np.zeros(len(search.instance.arcs), dtype=np.bool_)
+    search.alive[indices[relaxed.through < search.target]] = True
 
 
 def _lowest_first(search: _Search) -> None:
@@ -282,4 +312,4 @@ def _least_by_program(search: _Search, arcs: Arcs) -> tuple[float, Path]:
 def _some(instance: Instance, useful: Indices) -> Arcs:
     mask = np.zeros(len(instance.arcs), dtype=np.bool_)
     mask[useful] = True
-    return instance.arcs.keep(mask)
+    return with_late_updates(instance.arcs.keep(mask))

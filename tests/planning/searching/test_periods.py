@@ -95,7 +95,7 @@ def test_with_the_quickest_link_behind_no_plan_is_below(problem: Problem) -> Non
     chosen, devices, job = problem
     job = replace(job, objective="throughput", schedule="1f1b")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(periods, "MOST_ARCS", 0)
+        patch.setattr(periods, "MOST_ARCS", -1)
         instance = build_instance(chosen, devices, job, "1f1b")
     assert not instance.num_labels
     best = best_by_brute_force(chosen, devices, job)
