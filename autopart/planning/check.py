@@ -15,7 +15,7 @@ from autopart.planning.costing.memory import stage_memory
 from autopart.planning.costing.onedevice import in_flight_of, together
 from autopart.planning.costing.parallel import Way, gradient_seconds, layer_times, way_facts
 from autopart.planning.costing.rules import Rules
-from autopart.planning.lateness import last_update_seconds
+from autopart.planning.formula import last_update_seconds, round_seconds, stage_seconds
 from autopart.planning.searching.options import LOOPED
 from autopart.planning.simulating.simulate import simulate, warmup
 from autopart.schema.codec import CodecName, is_compressible, wire_bytes
@@ -234,7 +234,7 @@ def _check_step(plan: Plan, candidate: Candidate) -> None:
     timeline, prediction = simulate(plan), plan.prediction
     _same("step", prediction.step_seconds, timeline.step_seconds)
     if plan.job.mode == "infer":
-        times = _stage_seconds(plan)
+        times = [stage_seconds(plan, stage) for stage in plan.stages]
         _same("step", prediction.step_seconds, sum(times) + (plan.schedule.num_microbatches - 1) * max(times))
     _same("throughput", prediction.throughput_per_second, candidate.batch / timeline.step_seconds)
     forward = sum(stage.forward_seconds for stage in plan.stages) + sum(t.seconds for t in plan.transfers)
@@ -249,14 +249,6 @@ def _check_step(plan: Plan, candidate: Candidate) -> None:
         busy += computing
     idle = 1 - busy / (timeline.step_seconds * len(plan.devices_by_rank))
     _require(abs(prediction.bubble_fraction - max(0.0, idle)) < 1e-6, f"bubble is {idle}")
-
-
-def _stage_seconds(plan: Plan) -> list[float]:
-    """Computing and the incoming boundary, of one micro-batch."""
-    times = [stage.forward_seconds + stage.backward_seconds for stage in plan.stages]
-    for transfer in plan.transfers:
-        times[transfer.to_stage] += transfer.seconds + transfer.backward_seconds
-    return times
 
 
 def _rent(plan: Plan) -> float:
@@ -282,12 +274,9 @@ def _check_limits(plan: Plan) -> None:
 
 
 def _check_proof(plan: Plan) -> None:
-    times, proof = _stage_seconds(plan), plan.proof
+    times, proof = [stage_seconds(plan, stage) for stage in plan.stages], plan.proof
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
-    periods = list(times)  # under 1F1B the two ends of a boundary wait for each other
-    for transfer in plan.transfers if plan.schedule.name == "1f1b" else ():
-        periods[transfer.from_stage] += transfer.seconds + transfer.backward_seconds
-    objective = sum(times) + repeats * max(periods) + last_update_seconds(plan)
+    objective = sum(times) + repeats * round_seconds(plan) + last_update_seconds(plan)
     if plan.schedule.name in LOOPED:  # several stages per device, or a backward in two: the formula is not theirs
         objective = plan.prediction.step_seconds
     _same("objective", proof.objective_seconds, objective)

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from autopart.planning.lateness import last_update_seconds
+from autopart.planning.formula import (
+    behind_seconds,
+    last_update_seconds,
+    period_seconds,
+    phase_seconds,
+    round_seconds,
+    stage_seconds,
+)
 from autopart.planning.searching.options import LOOPED
 from autopart.schema.explanation import CutTerms, Explanation, StageTerms
 from autopart.schema.plan import Plan, Stage
@@ -12,21 +19,21 @@ __all__ = ["explain"]
 
 def explain(plan: Plan) -> Explanation:
     """Each term of time and memory per stage, the bottleneck stage, and what each cut costs; no formatting."""
-    times = [_receive_seconds(plan, stage) + stage.forward_seconds + stage.backward_seconds for stage in plan.stages]
-    periods = [time + _behind_seconds(plan, stage) for time, stage in zip(times, plan.stages, strict=True)]
-    bottleneck = max(range(len(times)), key=periods.__getitem__)
+    one, periods = sum(stage_seconds(plan, s) for s in plan.stages), [period_seconds(plan, s) for s in plan.stages]
+    bottleneck = max(range(len(periods)), key=periods.__getitem__)
     repeats = 0 if plan.job.objective == "latency" else plan.schedule.num_microbatches - 1
     looped = plan.schedule.name in LOOPED
-    repeated, once = repeats * periods[bottleneck], last_update_seconds(plan)
+    repeated, once = repeats * round_seconds(plan), last_update_seconds(plan)
     return Explanation(
         num_microbatches=plan.schedule.num_microbatches,
         stages=tuple(_stage_terms(plan, stage, periods[bottleneck]) for stage in plan.stages),
         cuts=tuple(_cut_terms(plan, index) for index in range(1, len(plan.stages))),
         bottleneck=bottleneck,
-        one_microbatch_seconds=sum(times),
+        one_microbatch_seconds=one,
         repeated_seconds=repeated,
         once_seconds=once,
-        objective_seconds=plan.proof.objective_seconds if looped else sum(times) + repeated + once,
+        objective_seconds=plan.proof.objective_seconds if looped else one + repeated + once,
+        phases=_phases(plan) if plan.schedule.name == "gpipe" and plan.job.mode == "train" else None,
         step_seconds=plan.prediction.step_seconds,
         bubble_fraction=plan.prediction.bubble_fraction,
     )
@@ -36,15 +43,15 @@ def _receive_seconds(plan: Plan, stage: Stage) -> float:
     return sum(t.seconds + t.backward_seconds for t in plan.transfers if t.to_stage == stage.index)
 
 
-def _behind_seconds(plan: Plan, stage: Stage) -> float:
-    """What 1F1B makes a stage wait for: the boundary behind it, both ways."""
-    behind = (t for t in plan.transfers if t.from_stage == stage.index and plan.schedule.name == "1f1b")
-    return sum(t.seconds + t.backward_seconds for t in behind)
+def _phases(plan: Plan) -> tuple[int, int]:
+    """The stages that take longest in GPipe's two phases."""
+    each = [phase_seconds(plan, stage) for stage in plan.stages]
+    longest = [max(range(len(each)), key=lambda index: each[index][phase]) for phase in (0, 1)]
+    return longest[0], longest[1]
 
 
 def _stage_terms(plan: Plan, stage: Stage, largest_seconds: float) -> StageTerms:
-    receive = _receive_seconds(plan, stage)
-    seconds, behind = receive + stage.forward_seconds + stage.backward_seconds, _behind_seconds(plan, stage)
+    seconds, behind = stage_seconds(plan, stage), behind_seconds(plan, stage)
     return StageTerms(
         index=stage.index,
         devices=stage.devices,
@@ -53,7 +60,7 @@ def _stage_terms(plan: Plan, stage: Stage, largest_seconds: float) -> StageTerms
         last_layer=stage.layers[-1],
         forward_seconds=stage.forward_seconds,
         backward_seconds=stage.backward_seconds,
-        receive_seconds=receive,
+        receive_seconds=_receive_seconds(plan, stage),
         stage_seconds=seconds,
         optimizer_seconds=stage.optimizer_seconds,
         behind_seconds=behind,

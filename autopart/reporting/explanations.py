@@ -21,19 +21,32 @@ def explanation_text(explanation: Explanation) -> str:
 
 
 def _step(explanation: Explanation) -> str:
-    bottleneck = explanation.stages[explanation.bottleneck]
-    more, behind = explanation.num_microbatches - 1, bottleneck.behind_seconds
-    waits = f", {format_seconds(behind)} of it for the stage behind" if behind else ""
+    more = explanation.num_microbatches - 1
     return facts([
         ("one micro-batch", f"{format_seconds(explanation.one_microbatch_seconds)}: all stages one after another"),
-        (f"{more} more", f"{format_seconds(explanation.repeated_seconds)}: each takes stage {bottleneck.index} "
-                         f"({', '.join(bottleneck.devices)}), the slowest, "
-                         f"{format_seconds(bottleneck.stage_seconds + behind)}{waits}"),
+        (f"{more} more", f"{format_seconds(explanation.repeated_seconds)}: each takes {_round(explanation)}"),
         ("once per step", f"{format_seconds(explanation.once_seconds)}: optimizer, the last to end"),
         ("objective", f"{format_seconds(explanation.objective_seconds)}: their sum"),
         ("simulated", f"{format_seconds(explanation.step_seconds)}: the schedule, event by event"),
         ("bubble", f"{percent(explanation.bubble_fraction)} of the devices' time is waiting"),
     ])
+
+
+def _round(explanation: Explanation) -> str:
+    """What a further micro-batch takes."""
+    more = max(explanation.num_microbatches - 1, 1)
+    if explanation.phases is not None and len(set(explanation.phases)) > 1:
+        forward, backward = (_named(explanation.stages[index]) for index in explanation.phases)
+        each = format_seconds(explanation.repeated_seconds / more)
+        return f"{each}, as long as forward on {forward} and backward on {backward}"
+    slowest = explanation.stages[explanation.bottleneck if explanation.phases is None else explanation.phases[0]]
+    behind = slowest.behind_seconds
+    waits = f", {format_seconds(behind)} of it for the stage behind" if behind > 0 else ""
+    return f"{_named(slowest)}, the slowest, {format_seconds(slowest.stage_seconds + behind)}{waits}"
+
+
+def _named(stage: StageTerms) -> str:
+    return f"stage {stage.index} ({', '.join(stage.devices)})"
 
 
 def _stage_times(explanation: Explanation) -> str:

@@ -34,7 +34,8 @@ class StageTerms:
     capacity_bytes: int
     free_bytes: int
     behind_seconds: float = 0.0
-    """under 1F1B: values out and their gradients back, which a stage waits for as well"""
+    """under 1F1B: values out and their gradients back, which a stage waits for as well; under GPipe the gradients that
+    come back to it less those that it sends back"""
     capacity_origin: str = ""
     """where the cap comes from, in words: what of the device is left to others"""
 
@@ -68,12 +69,15 @@ class Explanation:
     one_microbatch_seconds: float
     """sum of stage_seconds"""
     repeated_seconds: float
-    """(num_microbatches - 1) * the bottleneck's stage_seconds + behind_seconds"""
+    """(num_microbatches - 1) * the bottleneck's stage_seconds + behind_seconds; in training under GPipe times the
+    longest forward and the longest backward of any stage, with what it receives"""
     once_seconds: float
     """when the last optimizer ends, counted from the first stage's last backward"""
     objective_seconds: float
     step_seconds: float
     bubble_fraction: float
+    phases: tuple[int, int] | None = None
+    """in training under GPipe: the stages with the longest forward and with the longest backward"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

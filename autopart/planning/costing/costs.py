@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 
 from autopart.planning.costing.codecs import Codec, codecs_of, sent
 from autopart.planning.costing.groups import link_between
@@ -96,15 +96,23 @@ class StageCost:
 def objective_seconds(
     costs: tuple[StageCost, ...], num_microbatches: int, schedule: ScheduleName, *, latency: bool = False
 ) -> float:
-    """Sum of stage times + (M - 1) times the largest period + what optimizers add; for latency without the second.
+    """Sum of stage times + (M - 1) times a round + what optimizers add; for latency without the second."""
+    repeated = 0.0 if latency else (num_microbatches - 1) * _round_seconds(costs, schedule)
+    return sum(cost.stage_seconds for cost in costs) + repeated + updates_seconds(costs)
 
-    A stage's period is its time; under 1F1B the boundary behind it occupies it as well (see ``periods``).
+
+def _round_seconds(costs: tuple[StageCost, ...], schedule: ScheduleName) -> float:
+    """What every further micro-batch takes (see ``periods``).
+
+    Under GPipe that of the slowest stage forward and of the slowest one backward, two flow shops of identical jobs;
+    under 1F1B that of the stage with most to do, which waits at both of its boundaries.
     """
-    times = [cost.stage_seconds for cost in costs]
-    behind = [cost.receive_seconds + cost.return_seconds for cost in costs[1:]] if schedule == "1f1b" else []
-    periods = [time + wait for time, wait in zip_longest(times, behind, fillvalue=0.0)]
-    repeated = 0.0 if latency else (num_microbatches - 1) * max(periods)
-    return sum(times) + repeated + updates_seconds(costs)
+    if schedule == "gpipe":
+        returns = [*(cost.return_seconds for cost in costs[1:]), 0.0]
+        backward = max(cost.backward_seconds + back for cost, back in zip(costs, returns, strict=True))
+        return max(cost.forward_seconds + cost.receive_seconds for cost in costs) + backward
+    behind = [*(cost.receive_seconds + cost.return_seconds for cost in costs[1:]), 0.0]
+    return max(cost.stage_seconds + wait for cost, wait in zip(costs, behind, strict=True))
 
 
 def updates_seconds(costs: Sequence[StageCost]) -> float:

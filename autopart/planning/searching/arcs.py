@@ -75,6 +75,16 @@ class _Making:
             elif before != number or width < home.widest:
                 yield link_class, home.widest, self.links[before][number]
 
+    @property
+    def in_phases(self) -> bool:
+        """Whether all forwards come first: a gradient's way is then a matter of the stage that waits for it."""
+        return self.rules.training and self.rules.schedule == "gpipe" and self.job.objective != "latency"
+
+    def behind_seconds(self, link: Link) -> Floats:
+        """What each boundary, over a link, adds to how often the stage before it comes round (``periods``)."""
+        both = self.crossing.seconds(link)
+        return both - self.outward.seconds(link) if self.in_phases else both
+
     def is_scattered(self, number: int) -> bool:
         """Whether a group stands on several nodes."""
         return self.homes[number].widest < self.groups[number].size
@@ -120,9 +130,9 @@ def build_instance(
         scattered=tuple(number for number in range(len(groups)) if making.is_scattered(number)),
     )
     made = with_rooms(made, stand)
-    if schedule != "1f1b" or not made.repeats:
+    if not making.rules.training or not made.repeats:
         return made
-    charged = with_periods(made, making.crossing, links, stand)
+    charged = with_periods(made, making.behind_seconds, links, stand)
     return replace(charged, arcs=charged.arcs.keep(charged.arcs.seconds < below_seconds))
 
 
@@ -251,16 +261,18 @@ def _way_arcs(making: _Making, number: int, way: int, cost: _Costs, most: Ints, 
     for (link_class, room), (receive, outward) in receives.items():
         chosen = begins if link_class == source else ~begins
         first, last = rows[chosen], columns[chosen]
-        seconds, back = cost.compute[first, last] + receive[first], (receive - outward)[first]
+        whole, back = cost.compute[first, last] + receive[first], (receive - outward)[first]
         once, saves = cost.once[first, last], cost.backward[first, last] + back
         if link_class == source:
-            weight, update, saves = seconds + once, np.zeros(len(first)), saves + once
+            weight, update, saves = whole + once, np.zeros(len(first)), saves + once
         else:
-            weight, update = seconds, once - back
+            weight, update = whole, once - back
+        seconds = whole - back if making.in_phases else whole
         fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
                  "width": making.ways[way].width, "room": room}
         parts.append(Arcs(
-            first=first, last=last, seconds=seconds, weight=weight, update=update, saves=saves,
+            first=first, last=last, seconds=seconds, ahead=cost.forward[first, last] + outward[first],
+            weight=weight, update=update, saves=saves,
             most_in_flight=most[first, last],
             **{name: np.full(len(first), value) for name, value in fixed.items()},
         ).keep(seconds < making.below_seconds))

@@ -41,7 +41,9 @@ class Arcs:
     width: Ints
     """devices it takes"""
     seconds: Floats
-    """how often it comes round: compute and the incoming boundary; under 1F1B the boundary behind it too"""
+    """how often it comes round: compute, the incoming boundary and in training that behind it (``periods``)"""
+    ahead: Floats
+    """the forward part of ``seconds``: receiving and computing"""
     weight: Floats
     """its share of the objective that does not repeat: compute, incoming boundary, for the first stage the optimizer"""
     update: Floats
@@ -106,6 +108,12 @@ class Instance:
     """groups whose devices stand on several nodes, merged: row C11 is about them"""
     num_labels: int = 0
     """numbers of pairs of link classes, where nodes know the class behind as well; else 0"""
+
+    @property
+    def in_phases(self) -> bool:
+        """Whether all forwards of a step come first: the longest forward and the longest backward add up."""
+        backward = self.arcs.seconds - self.arcs.ahead
+        return self.schedule == "gpipe" and self.repeats > 0 and bool((backward > 1e-12 * self.arcs.seconds).any())
 
     @property
     def num_groups(self) -> int:

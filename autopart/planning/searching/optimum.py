@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -18,12 +18,13 @@ from autopart.planning.searching.frontier import can_list
 from autopart.planning.searching.greedy import recut
 from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.options import Option, evaluate, layout_of, schedules
+from autopart.planning.searching.phases import narrow
 from autopart.planning.searching.refine import refined
 from autopart.planning.searching.windows import keeping_rows, prove_by_windows
 from autopart.planning.solving.effort import Effort
 from autopart.progress import Progress
 from autopart.schema.device import Cluster
-from autopart.schema.job import Job
+from autopart.schema.job import Job, ScheduleName
 from autopart.schema.plan import Least, Proof
 from autopart.schema.problem import Candidate
 
@@ -164,38 +165,95 @@ def find_optimum(
     With ``job.max_step_seconds`` nothing slower is looked into: where no option is that fast, the bound says so.
     """
     problems = [(candidate, each) for candidate in candidates for each in instances_of(candidate, cluster, job)]
-    num_steps = 2 * len(problems)
-    found: list[list[Option]] = []
+    search = _Search(problems, cluster, job, effort)
+    num_steps, best = 2 * len(problems), []
     for done, (candidate, instance) in enumerate(problems):
         progress("planning", done, num_steps)
-        met = any(options for (other, _), options in zip(problems, found, strict=False) if other is candidate)
-        instance, path = _start(instance, effort, met=met)
+        instance, path = _start(instance, effort, met=any(option.candidate is candidate for option in search.options))
         problems[done] = (candidate, instance)
-        options = options_of(candidate, cluster, job, instance, path)
-        found.append(options + _on_nodes(candidate, cluster, job, instance, options, effort))
-    cutoff = (job.max_step_seconds or math.inf) * (1 + effort.gap) * (1 + 1e-9)
-    best = [min((option.objective_seconds for option in options), default=math.inf) for options in found]
-    options = [option for each in found for option in each]
-    certificates: list[Certificate] = []
+        best.append(search.meet(candidate, instance, path))
     for done, index in enumerate(sorted(range(len(problems)), key=best.__getitem__)):
         progress("planning", len(problems) + done, num_steps)
         candidate, instance = problems[index]
-        incumbent = min((option.objective_seconds for option in options), default=math.inf)
-        incumbent = min(incumbent, cutoff)
-        if instance.merged and instance.repeats and math.isfinite(incumbent):
-            instance = refined(candidate, cluster, job, instance, incumbent)
-            problems[index] = (candidate, instance)
+        if instance.merged and instance.repeats and math.isfinite(search.best):
+            instance = refined(candidate, cluster, job, instance, search.best)
+        search.close(candidate, instance, at_least_one_program=not done)
+    progress("planning", num_steps, num_steps)
+    return replace(
+        _collect(search.options, search.instances, search.certificates),
+        nodes_merged=any(instance.cluster != cluster for instance in search.instances),
+    )
+
+
+@dataclass(slots=True)
+class _Search:
+    """What is known so far."""
+
+    problems: list[tuple[Candidate, Instance]]
+    cluster: Cluster
+    job: Job
+    effort: Effort
+    options: list[Option] = field(default_factory=list)
+    instances: list[Instance] = field(default_factory=list)
+    certificates: list[Certificate] = field(default_factory=list)
+
+    @property
+    def best(self) -> float:
+        """Objective of the best plan known, or what the job allows."""
+        cutoff = (self.job.max_step_seconds or math.inf) * (1 + self.effort.gap) * (1 + 1e-9)
+        return min([cutoff, *(option.objective_seconds for option in self.options)])
+
+    def meet(self, candidate: Candidate, instance: Instance, path: Path) -> float:
+        """Take a path under every schedule; the objective of its best plan."""
+        new = options_of(candidate, self.cluster, self.job, instance, path)
+        new += _on_nodes(candidate, self.cluster, self.job, instance, new, self.effort)
+        self.options += new
+        return min((option.objective_seconds for option in new), default=math.inf)
+
+    def close(self, candidate: Candidate, instance: Instance, *, at_least_one_program: bool) -> None:
+        """Prove a bound on the plans of a problem, as good as is wanted if there is time."""
+        certificate = self.certify(candidate, instance, at_least_one_program=at_least_one_program)
+        if self.is_enough(certificate) or not (instance.repeats and self.job.mode == "train"):
+            self.add(instance, certificate)
+            return
+        if instance.in_phases and "1f1b" in schedules(self.job) and not self.has(candidate, "1f1b"):
+            # the problem holds the plans of 1F1B too, which are slower than it knows
+            self.close_exactly(candidate, replace(instance, schedule="1f1b"))
+        self.close_exactly(candidate, instance)
+
+    def close_exactly(self, candidate: Candidate, instance: Instance) -> None:
+        """The same over the arcs of better plans only, whose periods know the links behind, and GPipe's phases."""
+        instance = refined(candidate, self.cluster, self.job, instance, self.best)
+        certificate = self.certify(candidate, instance)
+        if instance.in_phases and not self.is_enough(certificate):
+            certificate = narrow(
+                instance, certificate, self.best, self.effort, lambda part: (self.certify(candidate, part), self.best)
+            )
+        self.add(instance, certificate)
+
+    def is_enough(self, certificate: Certificate) -> bool:
+        """Whether a bound is as good as is wanted, or there is no time for a better one."""
+        return certificate.bound_seconds >= self.best / (1 + self.effort.gap) * (1 - 1e-9) or self.effort.is_over()
+
+    def has(self, candidate: Candidate, schedule: ScheduleName) -> bool:
+        """Whether a candidate has a problem of its own for a schedule."""
+        return any(each.schedule == schedule and other is candidate for other, each in self.problems)
+
+    def certify(self, candidate: Candidate, instance: Instance, *, at_least_one_program: bool = False) -> Certificate:
+        """A bound on the path problem alone; the path that it finds is met."""
         if is_large(instance) or (instance.prices and instance.repeats):
             # C9 is a knapsack, which makes integer programs slow, and not the windows' dynamic program
-            certificate = prove_by_windows(instance, incumbent, effort)
+            certificate = prove_by_windows(instance, self.best, self.effort)
         else:
-            certificate = prove(instance, incumbent, effort, at_least_one_program=not done)
-        certificates.append(certificate)
-        new = options_of(candidate, cluster, job, instance, certificate.path)
-        options += new + (_on_nodes(candidate, cluster, job, instance, new, effort) if new else [])
-    progress("planning", num_steps, num_steps)
-    found_best = _collect(options, [instance for _, instance in problems], certificates)
-    return replace(found_best, nodes_merged=any(instance.cluster != cluster for _, instance in problems))
+            certificate = prove(instance, self.best, self.effort, at_least_one_program=at_least_one_program)
+        if certificate.path:
+            self.meet(candidate, instance, certificate.path)
+        return certificate
+
+    def add(self, instance: Instance, certificate: Certificate) -> None:
+        """Take a bound."""
+        self.instances.append(instance)
+        self.certificates.append(certificate)
 
 
 def _collect(options: list[Option], instances: list[Instance], certificates: list[Certificate]) -> Optimum:
