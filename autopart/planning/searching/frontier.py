@@ -23,7 +23,7 @@ from autopart.planning.searching.instance import Arcs, Instance
 from autopart.planning.searching.updates import least_hidden
 from autopart.planning.solving.effort import IsOver, never
 
-__all__ = ["Least", "can_list", "least_sum"]
+__all__ = ["Least", "can_list", "furthest", "least_sum"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -46,7 +46,7 @@ def can_list(instance: Instance) -> bool:
     return math.prod(count + 1 for count in instance.counts) <= MOST_STATES
 
 
-def _furthest(instance: Instance, arcs: Arcs, states: States) -> Ints:
+def furthest(instance: Instance, arcs: Arcs, states: States) -> Ints:
     """The last boundary up to which at most devices v can run the model, whatever comes after."""
     reach = np.zeros(states.depth.size, dtype=np.int64)
     tables = {}
@@ -80,7 +80,7 @@ def least_sum(instance: Instance, arcs: Arcs, most_steps: int, *, out_of_time: I
     binding = bool((arcs.most_in_flight < most).any())
     states = states_of(instance, most if binding else 1)
     size = states.depth.size
-    room = _furthest(instance, arcs, states)[::-1]  # of the complement: flat indices run backwards
+    room = furthest(instance, arcs, states)[::-1]  # of the complement: flat indices run backwards
     width, hidden = instance.num_classes + 1, least_hidden(arcs)
     keys = arcs.first * width + arcs.before
     labels: Labels = {

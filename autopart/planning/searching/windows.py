@@ -23,6 +23,7 @@ from autopart.planning.searching.chain import Path, path_objective
 from autopart.planning.searching.formulate import solve_path
 from autopart.planning.searching.frontier import can_list, least_sum
 from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.searching.labels import exact_sum
 from autopart.planning.searching.relaxation import Relaxed, Window, relax
 from autopart.planning.searching.updates import with_late_updates
 from autopart.planning.solving.effort import Effort
@@ -31,6 +32,8 @@ __all__ = ["keeping_rows", "prove_by_windows"]
 
 MOST_STEPS = 150_000_000
 """sums of the exact dynamic program, above which it takes too long"""
+MOST_LABELS = 20_000_000
+"""tried by the one that keeps them all"""
 MOST_ARCS = 6000
 """of an integer program"""
 FIRST_WIDTH = 4.0
@@ -254,7 +257,7 @@ def _settle(
     """Whether all plans of a window are accounted for, and their bound."""
     useful = indices[relaxed.through < search.target]
     if can_list(search.instance):
-        settled = _descend(search, window, useful, _least_by_vectors)
+        settled = any(_descend(search, window, useful, each) for each in (_least_by_vectors, _least_by_labels))
         if settled or len(useful) > MOST_ARCS:
             return settled, search.target
     all_in = len(useful) <= MOST_ARCS
@@ -292,6 +295,14 @@ def _least_by_vectors(search: _Search, arcs: Arcs) -> tuple[float, Path]:
     """A lower bound on the sum of weights, nan if it would take too long, and a path; by the dynamic program."""
     least = least_sum(search.instance, arcs, MOST_STEPS, out_of_time=search.effort.is_over)
     search.solvers.add("exact dynamic program")
+    return least.total, least.path
+
+
+def _least_by_labels(search: _Search, arcs: Arcs) -> tuple[float, Path]:
+    """The same, exactly but for row C11."""
+    instance = search.instance
+    below = search.target - instance.repeats * search.low
+    least = exact_sum(instance, arcs, below, MOST_LABELS, out_of_time=search.effort.is_over)
     return least.total, least.path
 
 
