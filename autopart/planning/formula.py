@@ -49,12 +49,14 @@ def round_seconds(plan: Plan) -> float:
 
 
 def last_update_seconds(plan: Plan) -> float:
-    """How long after the first stage's last backward the last optimizer ends; others run while the gradient goes on."""
+    """How long after the first stage's last backward the last optimizer ends; others run while the gradient goes on.
+
+    Not while a stage's own gradient is on the way: torch's schedules end with waiting for that.
+    """
     hidden, latest = 0.0, 0.0
     for stage in plan.stages:
-        hidden += _returns(plan, stage.index)
         latest = max(latest, stage.optimizer_seconds - hidden)
-        hidden += stage.backward_seconds
+        hidden += _returns(plan, stage.index) + stage.backward_seconds
     return latest
 
 

@@ -77,8 +77,9 @@ SHARE_AFTERWARDS = 0.25
 
 
 def _effort(job: Job, num_devices: int, clock: Callable[[], float]) -> Effort:
-    """Aims at half the gap allowed, for few devices at a hundredth: there the difference costs little time."""
-    gap = max(job.gap / (100 if num_devices <= FEW_DEVICES else 2), SMALLEST_GAP)
+    """Aims at half the gap allowed, for few devices alone at a hundredth: there the difference costs little time."""
+    alone = job.tensor_parallel == job.data_parallel == 1
+    gap = max(job.gap / (100 if num_devices <= FEW_DEVICES and alone else 2), SMALLEST_GAP)
     return Effort(solver=job.solver, gap=gap, deadline=clock() + job.time_limit_seconds, clock=clock)
 
 

@@ -12,7 +12,7 @@ from autopart.planning.searching.chain import Path, best_path, is_exact
 from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.optimum import instances_of, is_large, options_of
 from autopart.planning.searching.options import Option
-from autopart.planning.searching.windows import keeping_rows
+from autopart.planning.searching.settling import keeping_rows
 from autopart.planning.solving.effort import Effort
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from autopart.planning.costing.codecs import codecs_of
 from autopart.planning.costing.groups import Group, group_devices, link_classes, links_within
 from autopart.planning.costing.holding import held_on
-from autopart.planning.costing.memory import MemoryTerms, Rules, StageFacts, memory_terms
+from autopart.planning.costing.memory import Rules, StageFacts, memory_terms
 from autopart.planning.costing.nodes import Home, homes
 from autopart.planning.costing.parallel import Times, Way, all_reduce_seconds, layer_times, way_tables, ways
 from autopart.planning.costing.tables import (
@@ -23,6 +23,7 @@ from autopart.planning.costing.tables import (
 )
 from autopart.planning.costing.wishes import apart_devices, forbidden_layers, wished_cuts
 from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.searching.offers import Costs, most_in_flight, undominated
 from autopart.planning.searching.periods import with_periods
 from autopart.planning.searching.rooms import in_order, with_rooms
 from autopart.planning.searching.updates import Tied, tied_weights, with_late_updates
@@ -148,18 +149,6 @@ def _facts(
     return {kind: tables[dtype] for kind, dtype in dtypes.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Costs:
-    """Of every stage [a, b] that is run in one way on one group; all but ``once`` of one micro-batch."""
-
-    forward: Floats
-    backward: Floats
-    compute: Floats
-    """both, added up layer by layer"""
-    once: Floats
-    """optimizer and exchanges, per step"""
-
-
 def _alone(candidate: Candidate, group: Group, job: Job) -> Floats:
     kind = candidate.profile.kind(group.device.kind)
     backward = np.asarray(kind.backward_seconds) if job.mode == "train" else 0.0
@@ -181,17 +170,6 @@ def _floor_seconds(making: _Making) -> float:
     return float(floor) * (1 - 1e-9)
 
 
-def _most_in_flight(terms: MemoryTerms, rules: Rules, capacity_bytes: int, num_devices: int) -> Ints:
-    """Micro-batches in flight that fit, 0 if not even what the schedule needs at least."""
-    num = rules.num_microbatches
-    if not (rules.training and rules.schedule == "1f1b"):
-        return np.where(terms.total(num) <= capacity_bytes, num_devices, 0)
-    room = capacity_bytes - terms.fixed()
-    most = np.where(terms.per_microbatch > 0, room // np.maximum(terms.per_microbatch, 1), num_devices)
-    most = np.where((room >= 0) & (terms.total(1) <= capacity_bytes), most, 0)
-    return np.where(most >= num, num_devices, np.minimum(most, num_devices))
-
-
 def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     """The arcs of one group, one part per way and link class that can come before."""
     group, training = making.groups[number], making.rules.training
@@ -204,7 +182,7 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     ]
     costs = [_costs(making, number, index, each) for index, each in zip(offered, times, strict=True)]
     most = [
-        _most_in_flight(
+        most_in_flight(
             memory_terms(making.facts[group.device.kind][index], making.rules),
             making.rules, group.device.memory_bytes, num_devices,
         )
@@ -212,41 +190,23 @@ def _group_arcs(making: _Making, number: int, forbidden: Bools) -> list[Arcs]:
     ]
     banned = running_seconds(tuple(forbidden.astype(float).tolist()), making.boundaries) > 0
     widths = [making.ways[index].width for index in offered]
-    kept = _undominated(costs, [np.where(banned, 0, each) for each in most], widths, making.least_hidden)
+    kept = undominated(costs, [np.where(banned, 0, each) for each in most], widths, making.least_hidden)
     return [
         part for index, cost, held, mask in zip(offered, costs, most, kept, strict=True)
         for part in _way_arcs(making, number, index, cost, held, mask)
     ]
 
 
-def _costs(making: _Making, number: int, way: int, times: Times) -> _Costs:
+def _costs(making: _Making, number: int, way: int, times: Times) -> Costs:
     forward, backward = (running_seconds(each, making.boundaries) for each in (times.forward, times.backward))
     both = tuple(map(sum, zip(times.forward, times.backward, strict=True)))
-    return _Costs(
+    return Costs(
         forward=forward, backward=backward, compute=running_seconds(both, making.boundaries),
         once=_once_seconds(making, number, times, way),
     )
 
 
-def _undominated(costs: list[_Costs], most: list[Ints], widths: list[int], least_hidden: Floats) -> list[Bools]:
-    """Which stages [a, b] of every way fit, and no way with as few devices is as fast and holds as much.
-
-    What they cost once counts where it is not surely over when the stages before are through.
-    """
-    order = sorted(range(len(widths)), key=lambda index: widths[index])
-    late = [np.maximum(cost.once, least_hidden[:, None]) for cost in costs]
-    masks: dict[int, Bools] = {}
-    for index in order:
-        mask = np.triu(most[index] > 0, k=1)
-        for other in masks:
-            better = masks[other] & (costs[other].compute <= costs[index].compute) & (most[other] >= most[index])
-            better &= (costs[other].forward <= costs[index].forward) & (late[other] <= late[index])
-            mask = mask & ~better
-        masks[index] = mask
-    return [masks[index] for index in range(len(widths))]
-
-
-def _way_arcs(making: _Making, number: int, way: int, cost: _Costs, most: Ints, mask: Bools) -> list[Arcs]:
+def _way_arcs(making: _Making, number: int, way: int, cost: Costs, most: Ints, mask: Bools) -> list[Arcs]:
     rows, columns = np.nonzero(mask & (cost.compute < making.below_seconds))
     begins = rows == 0
     source, room = max(making.classes) + 1, making.homes[number].widest
@@ -266,7 +226,7 @@ def _way_arcs(making: _Making, number: int, way: int, cost: _Costs, most: Ints, 
         if link_class == source:
             weight, update, saves = whole + once, np.zeros(len(first)), saves + once
         else:
-            weight, update = whole, once - back
+            weight, update = whole, once
         seconds = whole - back if making.in_phases else whole
         fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
                  "width": making.ways[way].width, "room": room}

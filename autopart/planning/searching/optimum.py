@@ -20,7 +20,8 @@ from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.options import Option, evaluate, layout_of, schedules
 from autopart.planning.searching.phases import narrow
 from autopart.planning.searching.refine import refined
-from autopart.planning.searching.windows import keeping_rows, prove_by_windows
+from autopart.planning.searching.settling import keeping_rows
+from autopart.planning.searching.windows import prove_by_windows
 from autopart.planning.solving.effort import Effort
 from autopart.progress import Progress
 from autopart.schema.device import Cluster

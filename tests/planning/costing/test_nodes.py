@@ -154,7 +154,7 @@ def test_a_stage_that_fills_its_node_is_reached_from_another() -> None:
     arcs = build_instance(chosen, merged, job, "gpipe", real=real).arcs
     on_node = {1: arcs.room == 0, 2: arcs.before == 0}
     received = {  # one stage of a layer, less its computing: 30 ms of forward and backward, shared by the replicas
-        width: float(arcs.seconds[some & (arcs.width == width) & (arcs.group == 0)].min()) - 0.03 / width
+        width: float(arcs.weight[some & (arcs.width == width) & (arcs.group == 0)].min()) - 0.03 / width
         for width, some in on_node.items()
     }
     assert sorted(set(arcs.width.tolist())) == [1, 2], "no stage is wider than a node"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 
-from autopart.planning.searching import windows
+from autopart.planning.searching import settling, windows
 from autopart.planning.searching.arcs import build_instance
 from autopart.planning.searching.bottleneck import least_threshold
 from autopart.planning.searching.chain import best_path, path_objective
@@ -78,7 +78,7 @@ def test_every_part_bounds_the_best_plan(problem: Problem) -> None:
 @given(wide_problems())
 def test_windows_find_what_brute_force_finds_among_wide_stages(problem: Problem) -> None:
     chosen, devices, job = problem
-    problem = chosen, devices, replace(job, schedule=schedules(job)[0])
+    problem = chosen, devices, replace(job, schedule="1f1b")  # of GPipe's step this is a part: ``phases``
     best, instance = best_wide_by_brute_force(*problem), instance_of(problem)
     certificate = prove_by_windows(instance, math.inf, effort())
     assert certificate.closed
@@ -102,7 +102,8 @@ def test_integer_programs_close_windows_as_well(monkeypatch: pytest.MonkeyPatch)
     instance = uneven()
     least = path_objective(instance, instance.arcs, best_path(instance))
     monkeypatch.setattr("autopart.planning.searching.bottleneck.MOST_STATES", 0)
-    monkeypatch.setattr(windows, "can_list", lambda instance: False)
+    for module in (windows, settling):
+        monkeypatch.setattr(module, "can_list", lambda instance: False)
     certificate = prove_by_windows(instance, least * 1.01, replace(effort(), gap=1e-3))
     assert certificate.closed
     assert certificate.num_programs > 0
@@ -119,8 +120,9 @@ def test_programs_without_an_answer_leave_windows_open_with_their_bounds(monkeyp
 
     least = path_objective(instance, instance.arcs, best_path(instance))
     monkeypatch.setattr("autopart.planning.searching.bottleneck.MOST_STATES", 0)
-    monkeypatch.setattr(windows, "can_list", lambda instance: False)
-    monkeypatch.setattr(windows, "solve_path", silent)
+    for module in (windows, settling):
+        monkeypatch.setattr(module, "can_list", lambda instance: False)
+    monkeypatch.setattr(settling, "solve_path", silent)
     certificate = prove_by_windows(instance, least * 1.05, replace(effort(), gap=1e-3))
     assert not certificate.closed and certificate.remark == "no answer"
     assert len(asked) == windows.MOST_FAILURES
