@@ -26,8 +26,8 @@ __all__ = ["Indices", "Search", "keeping_rows", "settle", "some_arcs"]
 
 MOST_STEPS = 150_000_000
 """sums of the exact dynamic program, above which it takes too long"""
-MOST_LABELS = 20_000_000
-"""tried by the one that keeps them all"""
+MOST_LABELS, MOST_VECTORS = 5_000_000, 5000
+"""tried by the one that keeps them all, and of used devices: with more it hardly ends"""
 MOST_ARCS = 6000
 """of an integer program"""
 SHARE_OF_GAP = 0.25
@@ -159,6 +159,8 @@ def _least_by_vectors(search: Search, arcs: Arcs) -> tuple[float, Path]:
 def _least_by_labels(search: Search, arcs: Arcs) -> tuple[float, Path]:
     """The same, exactly but for row C11."""
     instance = search.instance
+    if math.prod(count + 1 for count in instance.counts) > MOST_VECTORS:
+        return math.nan, ()
     below = search.target - instance.repeats * search.low
     least = exact_sum(instance, arcs, below, MOST_LABELS, out_of_time=search.effort.is_over)
     return least.total, least.path

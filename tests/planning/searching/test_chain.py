@@ -76,7 +76,7 @@ def test_prices_never_exceed_what_they_bound(problem: Problem) -> None:
                           clock=lambda: 0.0)
     priced = price_arcs(instance, instance.arcs, math.inf, None)
     if solution.path:
-        total = float(instance.arcs.weight[list(solution.path)].sum())
+        total = instance.arcs.sum_along(solution.path)
         assert priced.bound <= total * (1 + 1e-9)
         assert all(priced.through[arc] <= total * (1 + 1e-9) for arc in solution.path)
 

@@ -22,7 +22,9 @@ from tests.planning.searching.test_periods import pipelines
 
 Problem = tuple[Candidate, Cluster, Job]
 
-thorough = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+thorough = settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 
 @settings(deadline=None, max_examples=100)
