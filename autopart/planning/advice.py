@@ -34,7 +34,7 @@ def reasons(
     instances = [
         (candidate, instance)
         for candidate in (candidates if solved and not effort.is_over() else ())
-        for instance in instances_of(candidate, cluster, job)
+        for instance in instances_of(candidate, cluster, job, every_schedule=True)
     ]
     for number, group in enumerate(groups):
         left_out = [device.name for device in group.devices if device.name not in used]

@@ -42,7 +42,7 @@ def best_variant(
     """
     options: list[Option] = []
     for candidate in allowed_candidates(tuple(candidates), job):
-        for instance in instances_of(candidate, cluster, job):
+        for instance in instances_of(candidate, cluster, job, every_schedule=True):
             at_least = None
             if using is not None:
                 at_least = tuple(

@@ -94,12 +94,15 @@ def _on_nodes(
     return [option for option in options if not option.misfit and job.stages in (None, option.layout.num_stages)]
 
 
-def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Instance]:
+def instances_of(
+    candidate: Candidate, cluster: Cluster, job: Job, *, every_schedule: bool = False
+) -> list[Instance]:
     """The path problems that together hold every plan of a candidate.
 
     Under 1F1B a path needs the least memory, under GPipe it takes the least time, so where all stages that fit under
     1F1B fit under GPipe too, in the same ways, that is the only problem; for latency 1F1B's is, unless there are fewer
-    micro-batches than devices: 1F1B cannot have so many stages, GPipe can.
+    micro-batches than devices: 1F1B cannot have so many stages, GPipe can.  With ``every_schedule`` each has its own
+    for throughput: where links count, its best path is another one.
     """
     allowed = schedules(job)
     if job.objective == "latency" and candidate.num_microbatches >= len(cluster.devices):
@@ -107,6 +110,8 @@ def instances_of(candidate: Candidate, cluster: Cluster, job: Job) -> list[Insta
     apart = apart_devices(job, cluster)
     planned = merged_nodes(cluster, apart) if has_many_groups(cluster, apart) else cluster
     made = [build_instance(candidate, planned, job, schedule, real=cluster) for schedule in allowed]
+    if every_schedule and job.objective != "latency":
+        return made
     return made[-1:] if len({_stages(each) for each in made}) == 1 else made
 
 
