@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def test_same_output_same_gradient_same_state_dict(name: str, mode: str) -> None
     each = case(name)
     each.model.train(mode == "train")
     keys, parameters = list(each.model.state_dict()), list(each.model.parameters())
-    words = {"mode": mode, "stages": 2, "batch": 2, "microbatches": 1}
+    words: dict[str, Any] = {"mode": mode, "stages": 2, "batch": 2, "microbatches": 1}
     divided = autopart.split(each.model, each.args, each.kwargs, devices="cpu:0,cpu:1", **words)
     assert each.model.training == (mode == "train")
     assert_same(

@@ -41,6 +41,7 @@ class Case:
         return f"{mode} {self.schedule} {placed} {self.model} {self.num_microbatches}{early}"
 
 
+MODELS = ("plain", "skip", "tied", "both")
 PLACEMENTS: tuple[tuple[ScheduleName, tuple[int, ...]], ...] = (
     ("gpipe", (0, 1)), ("gpipe", (0, 1, 0, 1)),
     ("1f1b", (0, 1)), ("1f1b", (0, 0, 1)), ("1f1b", (0, 1, 0, 1)),
@@ -52,7 +53,7 @@ CASES = {
     2: (
         *(Case(schedule, ranks, "both") for schedule, ranks in PLACEMENTS),
         *(Case(schedule, (0, 1, 0, 1), model) for schedule in ("1f1b", "interleaved", "zero-bubble")
-          for model in ("plain", "skip", "tied")),
+          for model in MODELS if model != "both"),
         Case("interleaved", (0, 1, 0, 1), "plain", 5),  # two rounds do not divide it: our own table
         *(Case("gpipe", ranks, "skip", training=False) for ranks in ((0, 1), (0, 1, 0, 1), (0, 1, 1, 0))),
         *(Case(schedule, ranks, "skip", prefetch=early) for early, (schedule, ranks) in zip(
