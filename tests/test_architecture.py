@@ -6,7 +6,7 @@ import ast
 import importlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,59 +53,65 @@ def part(path: Path) -> str:
     return words(path)[0]
 
 
-def imports(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def nodes(path: Path) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(tree(path)))
+
+
+@cache
+def imports(path: Path) -> tuple[tuple[str, int], ...]:
     """Every absolute name that a module imports, ``from a import b`` as a.b too, with its line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    found: list[tuple[str, int]] = []
+    for node in nodes(path):
         if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield alias.name, node.lineno
+            found += [(alias.name, node.lineno) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative import"
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}", node.lineno
+            found += [(f"{node.module}.{alias.name}", node.lineno) for alias in node.names]
+    return tuple(found)
 
 
-def own_imports(path: Path) -> Iterator[tuple[tuple[str, ...], int]]:
-    for name, line in imports(path):
-        pieces = tuple(name.split("."))
-        if pieces[0] == "autopart" and len(pieces) > 1:
-            yield pieces[1:], line
+def own_imports(path: Path) -> list[tuple[tuple[str, ...], int]]:
+    found = [(tuple(name.split(".")), line) for name, line in imports(path)]
+    return [(pieces[1:], line) for pieces, line in found if pieces[0] == "autopart" and len(pieces) > 1]
 
 
-def ids(paths: list[Path]) -> list[str]:
-    return [".".join(words(path)) for path in paths]
-
-
-@pytest.fixture(params=MODULES, ids=ids(MODULES))
-def module(request: pytest.FixtureRequest) -> Path:
-    path: Path = request.param
-    return path
+def test_there_are_modules_to_look_at() -> None:
+    assert len(MODULES) > 200 and {part(path) for path in MODULES} >= {*ROOMS, *OTHER_ROOMS, "cli", "schema"}
 
 
 def test_every_part_has_a_level() -> None:
     assert {part(path) for path in MODULES} - {"__init__"} <= set(LEVELS)
 
 
-def test_imports_go_down_and_rooms_do_not_know_each_other(module: Path) -> None:
-    here = part(module)
-    if here == "__init__":
-        return
-    for target, line in own_imports(module):
-        there = target[0]
-        if there not in LEVELS or there == here:
-            continue  # a public name of autopart/__init__.py, or the same room
-        where = f"{module}:{line}: {here} imports {there}"
-        assert LEVELS[there] <= LEVELS[here], where
-        assert not {here, there} <= set(ROOMS), where
+def test_imports_go_down_and_rooms_do_not_know_each_other() -> None:
+    wrong = []
+    for path in MODULES:
+        here = part(path)
+        for target, line in own_imports(path) if here != "__init__" else ():
+            there = target[0]
+            if there not in LEVELS or there == here:
+                continue  # a public name of autopart/__init__.py, or the same room
+            if LEVELS[there] > LEVELS[here] or {here, there} <= set(ROOMS):
+                wrong.append(f"{path}:{line}: {here} imports {there}")
+    assert not wrong
 
 
-def test_a_room_is_entered_by_its_door(module: Path) -> None:
-    for target, line in own_imports(module):
-        room = target[0]
-        if room in (*ROOMS, *OTHER_ROOMS) and room != part(module) and len(target) > 1:
-            assert not (PACKAGE / room / f"{target[1]}.py").exists(), (
-                f"{module}:{line}: import from autopart.{room}, not from autopart.{room}.{target[1]}"
-            )
+def test_a_room_is_entered_by_its_door() -> None:
+    wrong = []
+    for path in MODULES:
+        for target, line in own_imports(path):
+            room, *inner = target
+            if room not in (*ROOMS, *OTHER_ROOMS) or room == part(path) or not inner:
+                continue
+            if (PACKAGE / room / f"{inner[0]}.py").exists():
+                wrong.append(f"{path}:{line}: import from autopart.{room}, not from autopart.{room}.{inner[0]}")
+    assert not wrong
 
 
 @pytest.mark.parametrize("room", FLOORS)
@@ -119,44 +125,59 @@ def test_imports_inside_of_a_room_go_down(room: str) -> None:
                 assert target[1] in floors and floors[target[1]] <= floors[here], where
 
 
-def test_pulp_is_touched_in_planning_only(module: Path) -> None:
-    if part(module) != "planning":
-        assert not [line for name, line in imports(module) if name.split(".")[0] in ("pulp", "highspy")]
-
-
-def test_paper_rooms_name_no_torch(module: Path) -> None:
-    if part(module) in TORCHLESS:
-        assert not [line for name, line in imports(module) if name.split(".")[0] in ("torch", "transformers")]
-
-
-def test_modules_and_functions_are_small(module: Path) -> None:
-    text = module.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 300, f"{module} has {len(text.splitlines())} lines: find the second idea in it"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            body = node.body[1:] if ast.get_docstring(node) else node.body
-            num_lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
-            assert num_lines <= 40, f"{module}:{node.lineno}: {node.name} has {num_lines} lines"
-
-
-def test_names_say_something(module: Path) -> None:
-    assert not FORBIDDEN_NAMES & set(words(module))
-
-
-def test_public_names_exist_and_are_said(module: Path) -> None:
-    tree = ast.parse(module.read_text(encoding="utf-8"))
-    said = [
-        node for node in tree.body
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+def importing(packages: set[str], paths: list[Path]) -> list[str]:
+    """Where one of them is imported."""
+    return [
+        f"{path}:{line}: {name}" for path in paths for name, line in imports(path) if name.split(".")[0] in packages
     ]
-    if module.name == "__main__.py" or not tree.body[1:]:
-        return  # nothing but a docstring
-    assert said, f"{module} has no __all__"
+
+
+def test_pulp_is_touched_in_planning_only() -> None:
+    assert importing({"pulp", "highspy"}, MODULES), "they are looked for where they are"
+    assert not importing({"pulp", "highspy"}, [path for path in MODULES if part(path) != "planning"])
+
+
+def test_paper_rooms_name_no_torch() -> None:
+    assert not importing({"torch", "transformers"}, [path for path in MODULES if part(path) in TORCHLESS])
+
+
+def test_modules_and_functions_are_small() -> None:
+    large = []
+    for path in MODULES:
+        num_lines = len(path.read_text(encoding="utf-8").splitlines())
+        if num_lines > 300:
+            large.append(f"{path} has {num_lines} lines: find the second idea in it")
+        for node in nodes(path):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                body = node.body[1:] if ast.get_docstring(node) else node.body
+                num_lines = (node.end_lineno or 0) - body[0].lineno + 1 if body else 0
+                if num_lines > 40:
+                    large.append(f"{path}:{node.lineno}: {node.name} has {num_lines} lines")
+    assert not large
+
+
+def test_names_say_something() -> None:
+    assert not [path for path in MODULES if FORBIDDEN_NAMES & set(words(path))]
+
+
+def says_names(path: Path) -> bool:
+    return any(
+        isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets)
+        for node in tree(path).body
+    )
+
+
+def test_public_names_exist_and_are_said() -> None:
+    """But in what is nothing but a docstring."""
+    assert not [
+        path for path in MODULES
+        if path.name != "__main__.py" and tree(path).body[1:] and not says_names(path)
+    ]
 
 
 def test_schema_holds_frozen_dataclasses_only() -> None:
     for path in (PACKAGE / "schema").glob("*.py"):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        for node in tree(path).body:
             if isinstance(node, ast.ClassDef):
                 decorators = [ast.unparse(each) for each in node.decorator_list]
                 assert decorators == ["dataclass(frozen=True, slots=True, kw_only=True)"], f"{path}: {node.name}"
@@ -174,8 +195,7 @@ def test_doors_open() -> None:
 
 
 def test_type_checkers_and_python_see_the_same_public_names() -> None:
-    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
-    guarded = [node for node in tree.body if isinstance(node, ast.If)]
+    guarded = [node for node in tree(PACKAGE / "__init__.py").body if isinstance(node, ast.If)]
     seen = [alias.name for node in ast.walk(guarded[0]) if isinstance(node, ast.ImportFrom) for alias in node.names]
     assert sorted(seen) == list(autopart.__all__)
     assert set(seen) <= set(dir(autopart))

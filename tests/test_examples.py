@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -24,10 +25,11 @@ def loaded(name: str) -> Source:
     return api.load_source(str(FOLDER / f"{name}.py"))
 
 
-def planned(source: Source, mode: str) -> Plan:
+def planned(source: Source, mode: str, microbatches: int = 2) -> Plan:
+    """Its split is not compared with the unsplit model by the way, but by ``verify_source``."""
     return api.plan_source(
         source, devices="2xa100-sxm-80gb", stages=2, mode=mode, optimizer="sgd" if mode == "train" else "none",
-        microbatches=2,
+        microbatches=microbatches, verify=False,
     )
 
 
@@ -56,25 +58,22 @@ def test_the_loss_takes_what_the_model_gives(name: str) -> None:
     [("mlp", "train"), ("unet", "infer"), ("unet", "train"), ("diffusion", "infer"), ("custom", "train")],
 )
 def test_small_examples_split_without_a_difference(name: str, mode: str) -> None:
-    source = loaded(name)
+    source = with_batch(loaded(name), 4)
     plan = planned(source, mode)
     assert sum(len(stage.layers) for stage in plan.stages) == plan.model.num_layers
+    assert name != "unet" or len(plan.transfers) > 1, "values skip across its middle"
     api.verify_source(plan, source)
-
-
-def test_values_skip_across_the_middle_of_the_unet() -> None:
-    plan = planned(loaded("unet"), "infer")
-    assert len(plan.transfers) > 1
 
 
 @pytest.mark.slow
 def test_gpt2_splits_without_a_difference() -> None:
     source = with_batch(loaded("gpt2"), 2)
-    api.verify_source(planned(source, "infer"), source)
+    source = dataclasses.replace(source, kwargs={"input_ids": source.kwargs["input_ids"][:, :16]})
+    api.verify_source(planned(source, "infer", microbatches=1), source)
 
 
 @pytest.mark.slow
 def test_llama_is_planned_without_its_weights() -> None:
-    plan = planned(loaded("llama70b"), "infer")
+    plan = planned(loaded("llama70b"), "infer", microbatches=1)
     num_bytes = sum(stage.parameter_bytes for stage in plan.stages)
     assert num_bytes == pytest.approx(2 * NUM_PARAMETERS["llama70b"], rel=0.01)

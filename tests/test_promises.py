@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -9,13 +11,15 @@ import autopart
 from tests.zoo import assert_same, case, outcome
 
 
+@pytest.mark.usefixtures("quick_links")
 @pytest.mark.parametrize("mode", ["infer", "train"])
 @pytest.mark.parametrize("name", ["gpt2", "unet"])
 def test_same_output_same_gradient_same_state_dict(name: str, mode: str) -> None:
     each = case(name)
     each.model.train(mode == "train")
     keys, parameters = list(each.model.state_dict()), list(each.model.parameters())
-    divided = autopart.split(each.model, each.args, each.kwargs, devices="cpu:0,cpu:1", mode=mode, stages=2, batch=2)
+    words: dict[str, Any] = {"mode": mode, "stages": 2, "batch": 2, "microbatches": 1}
+    divided = autopart.split(each.model, each.args, each.kwargs, devices="cpu:0,cpu:1", **words)
     assert each.model.training == (mode == "train")
     assert_same(
         outcome(each.model, each.model, each.args, each.kwargs), outcome(divided, each.model, each.args, each.kwargs)

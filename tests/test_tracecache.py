@@ -193,6 +193,7 @@ def test_a_changed_file_is_built_with_weights(text: str) -> None:
     assert not modelsource.load(text, may_lack_weights=True).weightless
 
 
+@pytest.mark.usefixtures("quick_links")
 def test_split_from_a_plan_traces_only_what_it_runs(traces: list[int]) -> None:
     model, x = net(), torch.rand(6, 8)
     plan = api.plan(model, (x,), devices="cpu:0,cpu:1", stages=2, microbatches=1)

@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from autopart.cli.main import main
+from autopart.modelsource import load as load_source
 from autopart.schema.store import load_plan, load_profile
 
 MODEL = """
@@ -130,15 +132,37 @@ def test_a_model_that_cannot_be_traced_exits_with_4(tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_links")
 def test_run_for_real(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, measured = str(tmp_path / "plan.json"), tmp_path / "run.json"
     words = ["--devices", "cpu:0,cpu:1", "--stages", "3", "--schedule", "interleaved", "--mode", "train"]
+    words += ["--optimizer", "sgd"]
     assert main(["plan", model, *words, "--microbatches", "4", "-o", file]) == 0
     assert load_plan(file).ranks == (0, 1, 0)
     assert main(["run", file, model, "--steps", "2", "--warmup", "1", "-o", str(measured)]) == 0
     out = capsys.readouterr().out
     assert "predicted" in out and "unsplit on cpu:" in out
     document = json.loads(measured.read_text())
-    assert len(document["step_seconds"]) == len(document["losses"]) == 2
+    assert len(document["step_seconds"]) == 2
+    assert document["losses"] == pytest.approx(unsplit_losses(model, 3)[1:], rel=1e-5)
     assert document["schedule"] == "interleaved"
-    assert [stage["device"] for stage in document["stages"]] == ["cpu:0", "cpu:1", "cpu:0"]
+    stages = document["stages"]
+    assert [stage["device"] for stage in stages] == ["cpu:0", "cpu:1", "cpu:0"]
+    assert all(stage["forward_seconds"] > 0 and stage["backward_seconds"] > 0 for stage in stages)
+    assert [stage["peak_bytes"] > 0 for stage in stages] == [True, True, False]
+    assert stages[2]["memory_origin"] == "in that of stage 0"
+
+
+def unsplit_losses(model: str, num_steps: int) -> list[float]:
+    """By plain torch."""
+    source = load_source(model)
+    assert source.loss_fn is not None and source.targets is not None
+    optimizer = torch.optim.SGD(source.model.parameters())
+    losses = []
+    for _ in range(num_steps):
+        optimizer.zero_grad()
+        loss = source.loss_fn(source.model(*source.args), *source.targets)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses

@@ -32,13 +32,11 @@ def source() -> Source:
         return Source(model=model, args=(torch.empty(512, 4096),), kwargs={}, name="stack", text="")
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AUTOPART_CACHE", str(tmp_path_factory.getbasetemp() / "compare-cache"))
+pytestmark = pytest.mark.usefixtures("kept_traces")
 
 
 @pytest.fixture(scope="module")
-def compared(source: Source, tmp_path_factory: pytest.TempPathFactory) -> Comparison:
+def compared(source: Source, kept_traces: None) -> Comparison:
     return compare_source(source, ("1xl4", "2xl4", "2xl4,1xt4", "1xt4"), max_memory=("t4=100MB",))
 
 
@@ -94,7 +92,7 @@ def test_a_cluster_file_is_a_set_too(source: Source, tmp_path: Path) -> None:
 def test_generation_is_compared_by_tokens(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     config = {
-        "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8,
+        "model_type": "llama", "hidden_size": 512, "num_hidden_layers": 2, "num_attention_heads": 8,
         "num_key_value_heads": 2, "intermediate_size": 1024, "vocab_size": 2000, "max_position_embeddings": 512,
     }
     (tmp_path / "config.json").write_text(json.dumps(config))

@@ -113,17 +113,14 @@ def is_quick(command: str) -> bool:
     return not reason_to_wait(Page(commands=(command,), files=()))
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
+@pytest.mark.usefixtures("kept_traces")
 @pytest.mark.parametrize(("page", "which"), cases())
 def test_what_is_written_works(
-    page: Page, which: str, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    page: Page, which: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    request: pytest.FixtureRequest,
 ) -> None:
-    monkeypatch.setenv("AUTOPART_CACHE", str(cache))
+    if which == "quick":
+        request.getfixturevalue("quick_links")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     for name, text in (*FILES.items(), *page.files):

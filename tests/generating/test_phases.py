@@ -24,6 +24,7 @@ from autopart.tracecache import trace_source
 from autopart.verbs import plan_source, same_model
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("kept_traces")
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 2,

@@ -16,6 +16,7 @@ from autopart.schema.plan import Plan
 from autopart.verbs import plan_source
 
 pytest.importorskip("transformers")
+pytestmark = pytest.mark.usefixtures("kept_traces")
 
 CONFIG: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 3,
@@ -32,7 +33,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
 
 
 @pytest.fixture(scope="module")
-def plan(source: Source) -> Plan:
+def plan(source: Source, kept_traces: None) -> Plan:
     return plan_source(source, devices="2xl4", advice=True, **REQUESTS)
 
 

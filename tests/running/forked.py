@@ -15,6 +15,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,15 +35,24 @@ class Named(Protocol):
 def fork_worlds(directory: Path, cases: Mapping[int, Sequence[Any]], figures_of: Callable[[Any, int], Any]) -> None:
     """For each size of world its cases, on ranks of its own; what they found is left in the directory."""
     for world in cases:
-        children = []
-        for rank in range(world):
-            child = os.fork()
-            if child == 0:
-                _work(directory, cases[world], figures_of, rank, world)
-                os._exit(0)
-            children.append(child)
-        for child in children:
-            os.waitpid(child, 0)
+        fork_ranks(world, partial(_work, directory, cases[world], figures_of, world))
+
+
+def fork_ranks(world: int, act: Callable[[int], None]) -> int:
+    """``act(rank)`` in a child for each rank, which computes on one thread; how many failed, and have said why."""
+    torch.set_num_threads(1)  # before they are forked: what another thread holds would be held for ever
+    children = []
+    for rank in range(world):
+        child = os.fork()
+        if not child:
+            try:
+                act(rank)
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
 
 def launch(module: str, directory: Path, worlds: Sequence[int]) -> dict[int, list[dict[str, Any]]]:
@@ -79,9 +89,8 @@ def relative(found: torch.Tensor, expected: torch.Tensor | None, least: float = 
 
 
 def _work(
-    directory: Path, cases: Sequence[Named], figures_of: Callable[[Any, int], Any], rank: int, world: int
+    directory: Path, cases: Sequence[Named], figures_of: Callable[[Any, int], Any], world: int, rank: int
 ) -> None:
-    torch.set_num_threads(1)
     found: dict[str, Any] = {}
     for index, case in enumerate(cases):
         dist.init_process_group(  # for each case anew: groups have threads, which would become hundreds

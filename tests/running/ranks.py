@@ -1,10 +1,14 @@
-"""What each rank of tests/running/test_distributed.py does: ``python -m tests.running.ranks DIRECTORY RANK WORLD``."""
+"""What tests/running/test_distributed.py starts: ``python -m tests.running.ranks DIRECTORY``.
+
+One process imports torch and what tracing needs, which takes longer than the cases, and forks the ranks.
+"""
 
 from __future__ import annotations
 
 import sys
 import weakref
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +18,11 @@ import torch.distributed as dist
 from autopart.errors import RunError
 from autopart.running import DistributedPipeline
 from autopart.schema.job import Optimizer, ScheduleName
+from tests.running.forked import fork_ranks
 from tests.running.handmade import Skipping, make_plan, skipping_batch, skipping_loss, trace_skipping
 
 BATCH, NUM_MICROBATCHES, CUTS = 8, 4, (2, 4)
+WORLD = len(CUTS) + 1
 
 
 def seeded(seed: int) -> Skipping:
@@ -67,10 +73,9 @@ def other_plan(rank: int) -> str:
     return ""
 
 
-def main(directory: Path, rank: int, world: int) -> None:
-    torch.set_num_threads(1)
+def main(directory: Path, rank: int) -> None:
     dist.init_process_group(
-        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=world, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=WORLD, timeout=timedelta(seconds=60)
     )
     found = {
         "gpipe": train(rank, "gpipe", "none"),
@@ -84,4 +89,5 @@ def main(directory: Path, rank: int, world: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    trace_skipping(seeded(0), BATCH, NUM_MICROBATCHES, training=True)  # imports what every rank's own traces need
+    sys.exit(fork_ranks(WORLD, partial(main, Path(sys.argv[1]))))

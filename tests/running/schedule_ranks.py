@@ -41,7 +41,7 @@ class Case:
         return f"{mode} {self.schedule} {placed} {self.model} {self.num_microbatches}{early}"
 
 
-MODELS = ("plain", "skip", "tied")
+MODELS = ("plain", "skip", "tied", "both")
 PLACEMENTS: tuple[tuple[ScheduleName, tuple[int, ...]], ...] = (
     ("gpipe", (0, 1)), ("gpipe", (0, 1, 0, 1)),
     ("1f1b", (0, 1)), ("1f1b", (0, 0, 1)), ("1f1b", (0, 1, 0, 1)),
@@ -51,7 +51,9 @@ PLACEMENTS: tuple[tuple[ScheduleName, tuple[int, ...]], ...] = (
 )  # fmt: skip
 CASES = {
     2: (
-        *(Case(schedule, ranks, model) for schedule, ranks in PLACEMENTS for model in MODELS),
+        *(Case(schedule, ranks, "both") for schedule, ranks in PLACEMENTS),
+        *(Case(schedule, (0, 1, 0, 1), model) for schedule in ("1f1b", "interleaved", "zero-bubble")
+          for model in MODELS if model != "both"),
         Case("interleaved", (0, 1, 0, 1), "plain", 5),  # two rounds do not divide it: our own table
         *(Case("gpipe", ranks, "skip", training=False) for ranks in ((0, 1), (0, 1, 0, 1), (0, 1, 1, 0))),
         *(Case(schedule, ranks, "skip", prefetch=early) for early, (schedule, ranks) in zip(
@@ -59,23 +61,26 @@ CASES = {
         Case("gpipe", (0, 1, 1, 0), "skip", training=False, prefetch=99),
     ),
     4: (
-        *(Case(schedule, ranks, model) for schedule in ("gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble")
-          for ranks in ((0, 1, 2, 3), (0, 1, 2, 3) * 2) for model in ("skip", "tied")),
+        *(Case(schedule, ranks, "both") for schedule in ("gpipe", "1f1b", "interleaved", "looped-bfs", "zero-bubble")
+          for ranks in ((0, 1, 2, 3), (0, 1, 2, 3) * 2)),
         Case("interleaved", (0, 1, 2, 3, 0, 1), "tied"), Case("zero-bubble", (0, 1, 2, 3, 3, 2, 1, 0), "tied"),
     ),
 }  # fmt: skip
 
 
 class Blocks(nn.Module):
-    """Residual blocks; ``skip``: the first value is used again at the end, ``tied``: the head is the embedding."""
+    """Residual blocks; ``skip``: the first value is used again at the end, ``tied``: the head is the embedding.
+
+    What is right with both at once is right with either; that it is with neither is looked at for some schedules.
+    """
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        self.skips = kind == "skip"
+        self.skips = kind in ("skip", "both")
         self.embed = nn.Embedding(17, WIDTH)
         self.blocks = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(NUM_BLOCKS))
         self.head = nn.Linear(WIDTH, 17, bias=False)
-        if kind == "tied":
+        if kind in ("tied", "both"):
             self.head.weight = self.embed.weight
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

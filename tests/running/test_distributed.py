@@ -19,22 +19,18 @@ from tests.running.handmade import (
     skipping_loss,
     trace_skipping,
 )
-from tests.running.ranks import BATCH, CUTS, NUM_MICROBATCHES, seeded
-
-WORLD = len(CUTS) + 1
+from tests.running.ranks import BATCH, CUTS, NUM_MICROBATCHES, WORLD, seeded
 
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What three processes found; one process group serves all tests of this module."""
     directory = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.running.ranks", str(directory)]
-    processes = [
-        subprocess.Popen([*command, str(rank), str(WORLD)], stderr=subprocess.PIPE, cwd=Path(__file__).parents[2])
-        for rank in range(WORLD)
-    ]
-    errors = [process.communicate(timeout=200)[1].decode() for process in processes]
-    assert [process.returncode for process in processes] == [0] * WORLD, "\n".join(errors)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.running.ranks", str(directory)], cwd=Path(__file__).parents[2],
+        capture_output=True, text=True, timeout=200, check=False,
+    )
+    assert done.returncode == 0, done.stderr
     return [torch.load(directory / f"rank{rank}.pt") for rank in range(WORLD)]
 
 

@@ -16,7 +16,7 @@ from autopart.program import Program
 from autopart.schema.plan import Check
 from autopart.splitting import check_split, checks, devicecheck, remembered, verify
 from autopart.tracing import trace
-from tests.zoo import case, edges, stages_of, tracer
+from tests.zoo import case, edges, program, stages_of, tracer
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +59,7 @@ def test_real_models(name: str) -> None:
     each = case(name)
     each.model.train()
     source = _source(each.model, *each.args, **each.kwargs)
-    traced = trace(each.model, each.args, each.kwargs, training=True)
+    traced = program(name, True)
     found = check_split(source, traced, stages_of(traced, edges(len(traced.graph.layers), 3)), tracer)
     assert _said(found) == [("values", "passed"), ("devices", "passed")]
 

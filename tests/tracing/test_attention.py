@@ -6,6 +6,7 @@ from torch import nn
 
 from autopart.errors import MismatchError
 from autopart.fusedattention import attention_in_parts
+from autopart.program import Program
 from autopart.splitting import SplitModule, verify
 from autopart.tracing import trace
 from tests.zoo import edges, stages_of
@@ -37,8 +38,10 @@ class Looking(nn.Module):
         return found
 
 
-def split_of(model: nn.Module, args: tuple[torch.Tensor, ...], *opaque: str) -> SplitModule:
-    program = trace(model, args, {}, training=model.training, opaque=opaque)
+def split_of(
+    model: nn.Module, args: tuple[torch.Tensor, ...], *opaque: str, program: Program | None = None
+) -> SplitModule:
+    program = program or trace(model, args, {}, training=model.training, opaque=opaque)
     return SplitModule(model, stages_of(program, edges(len(program.graph.layers), 2)), lambda *_: program)
 
 
@@ -48,7 +51,7 @@ def test_an_encoder_is_split_in_inference_and_what_it_does_otherwise_is_said() -
     program = trace(model, (x,), {}, training=False)
     assert program.graph.tracer == "torch.export" and len(program.graph.layers) > LAYERS
     assert [note.code for note in program.graph.notes] == ["attention-in-parts"]
-    split = split_of(model, (x,))
+    split = split_of(model, (x,), program=program)
     verify(split, model, (x,), {})
     with torch.no_grad():
         torch.testing.assert_close(split(x), model(x))

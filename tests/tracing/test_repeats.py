@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autopart.program import Program
 from autopart.tracing import repeats, trace
+from autopart.tracing.likeness import blocks_of
 
 WIDTH, DEPTH = 8, 7
 TRACED: list[int] = []
@@ -56,7 +57,7 @@ DECODER: dict[str, Any] = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "us
 def _llama() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=6, **DECODER)), {"input_ids": _tokens()}
+    return LlamaForCausalLM(LlamaConfig(num_hidden_layers=4, **DECODER)), {"input_ids": _tokens()}
 
 
 def _gemma3() -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -79,7 +80,7 @@ def _t5() -> tuple[nn.Module, dict[str, torch.Tensor]]:
 def _bert() -> tuple[nn.Module, dict[str, torch.Tensor]]:
     from transformers import BertConfig, BertForSequenceClassification
 
-    return BertForSequenceClassification(BertConfig(num_hidden_layers=6, **SMALL)), {"input_ids": _tokens()}
+    return BertForSequenceClassification(BertConfig(num_hidden_layers=4, **SMALL)), {"input_ids": _tokens()}
 
 
 def _qwen2_moe() -> tuple[nn.Module, dict[str, torch.Tensor]]:
@@ -101,6 +102,7 @@ def test_the_graph_is_that_of_a_full_trace(name: str) -> None:
     build, training = ZOO[name]
     with torch.device("meta"):
         model, inputs = build()
+    assert blocks_of(model, fewest=repeats.FEWEST), "there is something to trace once"
     once, full = _both(model, training=training, **inputs)
     assert once.graph.notes == full.graph.notes
     assert {note.code for note in full.graph.notes} <= {"as-traced"}  # experts in float32

@@ -6,13 +6,12 @@ importing ``tests.running.forked`` sees to).
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -28,7 +27,7 @@ from autopart.training.gradients import across_ranks
 from autopart.training.loop import Task, train_part
 from autopart.training.part import part_of
 from autopart.training.trainer import ScaledLoss, Trainer
-from tests.running import forked  # noqa: F401
+from tests.running.forked import fork_ranks
 from tests.training.models import MODELS, NUM_MICROBATCHES, data, loss_fn, plan_of, program_of, seeded, source_of
 
 REPLICAS = Recipe(
@@ -116,7 +115,6 @@ def misread(directory: Path, rank: int) -> str:
 
 def main(directory: Path, rank: int) -> None:
     """All cases, one after the other."""
-    torch.set_num_threads(1)
     dist.init_process_group(
         "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=WORLD,
         timeout=timedelta(seconds=200),
@@ -149,18 +147,7 @@ def fork(directory: Path) -> int:
     }
     more["other"] = program_of(seeded("chain"))
     PROGRAMS.update({name: program_of(seeded(name)) for name in MODELS} | more)
-    children = []
-    for rank in range(WORLD):
-        child = os.fork()
-        if not child:
-            try:
-                main(directory, rank)
-            except BaseException:
-                traceback.print_exc()
-                os._exit(1)
-            os._exit(0)
-        children.append(child)
-    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
+    return fork_ranks(WORLD, partial(main, directory))
 
 
 if __name__ == "__main__":
