@@ -20,11 +20,9 @@ __all__ = ["KIND_NAMES", "plan_workload", "problem_of"]
 
 KIND_NAMES = ("accelerator", "cpu")
 
-SEARCH_SHARE = 0.5
-"""of the time, for the search for a contiguous placement where not all ideals can be listed; the same in both modes, so
-that what is without contiguity starts from what a contiguous search would answer"""
-EXACT_SHARE, EXACT_SHARE_OF_START = 0.9, 0.6
-"""of the time, for the dynamic program over all ideals: alone, and where a search without contiguity comes after it"""
+EXACT_SHARE, SEARCH_SHARE = 0.75, 0.5
+"""of the time, for the dynamic program over all contiguous placements, and for the search where they are too many: the
+same in both modes, so that what need not be contiguous starts from what a contiguous search would answer"""
 SHARE_AFTERWARDS = 0.25
 """of the time, that finding out what is short may take at least"""
 
@@ -60,8 +58,8 @@ def plan_workload(
         return lambda: clock() >= began + share * time_limit_seconds
 
     best = contiguous(
-        problem_of(workload, True), out_of_time=until(1.0), search_over=until(SEARCH_SHARE),
-        exact_over=until(EXACT_SHARE if contiguous_only else EXACT_SHARE_OF_START), prove=contiguous_only,
+        problem_of(workload, True), out_of_time=until(1.0), exact_over=until(EXACT_SHARE),
+        search_over=until(SEARCH_SHARE), prove=contiguous_only,
     )
     if not contiguous_only:
         best = non_contiguous(
