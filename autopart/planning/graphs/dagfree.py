@@ -23,8 +23,8 @@ MOST_ROUNDS = 60
 MOST_MOVES = 500
 """per round"""
 
-MOST_VARIABLES = 60_000
-"""of the integer program; a larger one does not get beyond its first relaxation in a minute"""
+MOST_VARIABLES = 1_000
+"""of the integer program, per second that there is for it; a larger one does not get beyond its first relaxation"""
 
 SEARCH_SHARE = 0.3
 """of the time, for the search before the program; the whole rest where there is no program"""
@@ -93,8 +93,9 @@ class _Free:
         self.bound(tight, PACKING_SHARE * seconds, CARVING_SHARE * seconds)
         if self.is_near():
             return
-        if _num_variables(tight) <= MOST_VARIABLES:
-            self.ask(tight, item_of, POLISH_SHARE * seconds)
+        reserve = POLISH_SHARE * seconds
+        if _num_variables(tight) <= MOST_VARIABLES * (self.deadline - self.clock() - reserve):
+            self.ask(tight, item_of, reserve)
         self.search(self.until(seconds), seed=1)
         self.bound(tight, POLISH_SHARE * seconds, POLISH_SHARE * seconds)
 

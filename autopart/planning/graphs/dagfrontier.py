@@ -34,6 +34,8 @@ class _Layer:
     """Ways from frontiers before an item to different frontiers behind it."""
 
     taken: bool
+    fresh: bool
+    """no layer before leads to one of these targets"""
     source: Ints
     target: Ints
     paid: Floats
@@ -109,6 +111,10 @@ def fill(
                 continue
             gain = (worth[:, item] if layer.taken else 0.0) - fee * layer.paid[:, None]
             found = values[layer.source, :, : num_units + 1 - size] + gain[:, :, None]
+            if layer.fresh:
+                after[layer.target, :, size:] = found
+                choice[layer.target, :, size:] = number
+                continue
             old = after[layer.target, :, size:]
             better = found > old
             after[layer.target, :, size:] = np.where(better, found, old)
@@ -200,24 +206,20 @@ def _ways(source: int, state: tuple[int, int], known: int, opening: int) -> Iter
 
 def _layers(rows: Sequence[tuple[int, bool, float, int]]) -> tuple[_Layer, ...]:
     """The ways, in layers in which every target is there once."""
-    layers: list[_Layer] = []
+    seen: dict[int, int] = {}
+    groups: dict[tuple[bool, int], list[tuple[int, float, int]]] = {}
     for taken in (False, True):
-        seen: dict[int, int] = {}
-        ranked: list[list[tuple[int, float, int]]] = []
         for source, _, paid, target in (row for row in rows if row[1] == taken):
             rank = seen.get(target, 0)
             seen[target] = rank + 1
-            if rank == len(ranked):
-                ranked.append([])
-            ranked[rank].append((source, paid, target))
-        layers += [
-            _Layer(
-                taken=taken, source=np.array([row[0] for row in each]), paid=np.array([row[1] for row in each]),
-                target=np.array([row[2] for row in each]),
-            )
-            for each in ranked
-        ]
-    return tuple(layers)
+            groups.setdefault((taken, rank), []).append((source, paid, target))
+    return tuple(
+        _Layer(
+            taken=taken, fresh=not rank, source=np.array([row[0] for row in group]),
+            paid=np.array([row[1] for row in group]), target=np.array([row[2] for row in group]),
+        )
+        for (taken, rank), group in groups.items()
+    )
 
 
 def narrow_frontier(problem: DagProblem, nets: Sequence[Net], *, out_of_time: IsOver = never) -> Frontier | None:
