@@ -235,19 +235,21 @@ def _shortage(option: Option) -> tuple[int, ...]:
     return (option.costs[0].memory.total - option.costs[0].capacity_bytes,) if option.misfit else ()
 
 
-def summarise(name: Method | str, option: Option | None, step_seconds: float) -> Baseline:
-    """A baseline beside a plan of ``step_seconds``."""
+def summarise(name: Method | str, option: Option | None, chosen: Option, job: Job) -> Baseline:
+    """A baseline beside the plan chosen: their steps are compared, or their latencies where those are the objective."""
     if option is None:
         reason = "it puts neighbouring stages on devices without a link, or cannot make the prescribed stages"
     else:
         reason = option.misfit
     fits = option is not None and not option.misfit
-    seconds = option.step_seconds if option is not None and fits else None
+    seconds = factor = None
+    if option is not None and fits:
+        seconds, factor = option.step_seconds, rank(option, job)[0] / rank(chosen, job)[0]
     return Baseline(
         name=name,  # type: ignore[arg-type]  # a key of DESCRIPTIONS
         description=DESCRIPTIONS[name],
         fits=fits,
         step_seconds=seconds,
-        factor=None if seconds is None else seconds / step_seconds,
+        factor=factor,
         reason=reason,
     )

@@ -58,7 +58,7 @@ def plan(
         choose(pool, cluster, job, optimum.least_bound, optimum.bound_seconds) if job.method == "optimal"
         else _prescribed(rivals, cluster, job)
     )
-    baselines = _summaries(rivals, chosen.step_seconds)
+    baselines = _summaries(rivals, chosen, job)
     proof = proof_of(chosen, optimum, job, solve_seconds, least_of(chosen, optimum, cluster, job))
     excluded = reasons(chosen, allowed, cluster, job, proof, effort)
     result = assemble(
@@ -184,9 +184,9 @@ def _none(
     return infeasibility(candidates, allowed, cluster, free, patient)
 
 
-def _summaries(rivals: _Rivals, step_seconds: float) -> tuple[Baseline, ...]:
-    splits = (summarise(method, option, step_seconds) for method, option in rivals.splits.items())
-    return (summarise("single-device", rivals.single, step_seconds), *splits)
+def _summaries(rivals: _Rivals, chosen: Option, job: Job) -> tuple[Baseline, ...]:
+    splits = (summarise(method, option, chosen, job) for method, option in rivals.splits.items())
+    return (summarise("single-device", rivals.single, chosen, job), *splits)
 
 
 def _prescribed(rivals: _Rivals, cluster: Cluster, job: Job) -> Option:

@@ -120,11 +120,12 @@ def _transfers(plan: Plan) -> list[tuple[str, str]]:
 
 def _baselines(plan: Plan) -> str:
     rows = baseline_rows(plan)
-    return table(("way", "step", "of the plan's", "what"), rows, words=(0, 3)) if rows else ""
+    compared = "latency, of the plan's" if plan.job.objective == "latency" else "of the plan's"
+    return table(("way", "step", compared, "what"), rows, words=(0, 3)) if rows else ""
 
 
 def baseline_rows(plan: Plan) -> list[tuple[str, str, str, str]]:
-    """The simpler ways: name, step time, its multiple of the plan's, what it is or why it does not fit."""
+    """The simpler ways: name, step time, ``Baseline.factor``, what it is or why it does not fit."""
     rows: list[tuple[str, str, str, str]] = []
     for each in plan.baselines:
         step = "does not fit" if each.step_seconds is None else format_seconds(each.step_seconds)

@@ -225,7 +225,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """What a simpler way would give; ``factor`` is its step time / the plan's."""
+    """What a simpler way would give; ``factor`` is its step time (objective latency: its latency) / the plan's."""
 
     name: Method | Literal["single-device"]
     description: str

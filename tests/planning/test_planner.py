@@ -244,6 +244,17 @@ def test_latency_keeps_the_model_on_the_fastest_device() -> None:
     assert stages_of(result) == [("a", 9)]
 
 
+def test_simpler_ways_are_compared_by_their_latency_if_that_is_the_objective() -> None:
+    """An even split has the shorter step, and the longer way for a micro-batch."""
+    chosen = candidate(chain(8, value_bytes=1_000), {"fast": [1e-2] * 8}, 8)
+    devices = cluster(*(device(name) for name in "abcd"), links=(link(latency_seconds=1e-3),))
+    result = plan((chosen,), devices, Job(batch=8, objective="latency"))
+    even = next(each for each in result.baselines if each.name == "even")
+    assert even.step_seconds is not None and even.step_seconds < result.prediction.step_seconds
+    assert even.factor == pytest.approx(83e-3 / 80e-3, rel=1e-3)
+    assert "single-device-faster" not in {warning.code for warning in result.warnings}
+
+
 def test_a_slow_link_between_nodes_is_crossed_once() -> None:
     graph = chain(8, value_bytes=1_000_000)
     chosen = candidate(graph, {"fast": [1e-2] * 8}, 8)

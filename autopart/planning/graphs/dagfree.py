@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable, Iterable
 
 from autopart.planning.graphs.dagbalance import balance_bound, balance_prices, simple_prices
+from autopart.planning.graphs.dagcarving import carving_bound
 from autopart.planning.graphs.dagmerge import absorb_leaves
 from autopart.planning.graphs.dagpacking import packing_bound
 from autopart.planning.graphs.dagplan import Placement, largest_load, place_nodes
 from autopart.planning.graphs.dagproblem import DagProblem, Part, contract, part_bytes
 from autopart.planning.graphs.dagprogram import improve_or_prove
 from autopart.planning.graphs.dagsearch import search
+from autopart.planning.solving.effort import IsOver
 from autopart.schema.job import SolverName
 
 __all__ = ["non_contiguous"]
@@ -21,17 +23,20 @@ MOST_ROUNDS = 60
 MOST_MOVES = 500
 """per round"""
 
-MOST_VARIABLES = 60_000
-"""of the integer program; a larger one does not get beyond its first relaxation in a minute"""
+MOST_VARIABLES = 1_000
+"""of the integer program, per second that there is for it; a larger one does not get beyond its first relaxation"""
 
 SEARCH_SHARE = 0.3
-"""of the time, for the search before the program"""
+"""of the time, for the search before the program; the whole rest where there is no program"""
 
-PACKING_SHARE = 0.3
+PACKING_SHARE = 0.15
 """of the time, for the packing bound"""
 
+CARVING_SHARE = 0.35
+"""of the time, for the carving bound"""
+
 POLISH_SHARE = 0.1
-"""of the time, for the search after the program has found something better"""
+"""of the time, for the search and the bounds after the program has found something better"""
 
 SHARP = 0.9
 """the program is asked for a little more than the gap wanted, which tolerances then take away"""
@@ -41,38 +46,103 @@ def non_contiguous(
     problem: DagProblem, start: Placement, *, solver: SolverName, gap: float, time_limit_seconds: float,
     clock: Callable[[], float],
 ) -> Placement:
-    """The best placement of any shape; ``start`` is where the search begins, if it fits."""
-    began = clock()
+    """The best placement of any shape; it is never worse than ``start``, where the search begins."""
     light = absorb_leaves(problem, with_bytes=False).problem
-    known = _balance(light), "fractional balance"
-    parts = _start(problem, light, start.parts) or _first_fit(light)
-    parts = _searched(light, parts, known[0] * (1 + gap), began + SEARCH_SHARE * time_limit_seconds, clock)
-    value, solved_by = largest_load(light, parts), "tabu search"
-    tight, item_of = _joined(light, value)
-    known = max(known, (min(_balance(tight), value), known[1]))
-    deadline = clock() + PACKING_SHARE * time_limit_seconds
-    known = _packed(tight, known, value / (1 + SHARP * gap), deadline, clock)
-    if value > known[0] * (1 + gap) and _num_variables(tight) <= MOST_VARIABLES:
-        most = 2 * _worst(tight)  # so that "infeasible" is about all placements
-        left = max((1 - POLISH_SHARE) * time_limit_seconds - (clock() - began), 1.0)
-        verdict = improve_or_prove(
-            tight, incumbent=value if parts else most, bound=known[0], gap=SHARP * gap, solver=solver,
-            time_limit_seconds=left, clock=clock,
-        )
-        if not parts and not verdict.parts and verdict.bound > most / 2:
-            return Placement(parts=(), objective=math.inf, bound=math.inf, bound_name="integer program", solver=solver)
-        parts, value = min(((parts, value), _checked(light, _apart(verdict.parts, item_of))), key=lambda pair: pair[1])
-        known = max(known, (verdict.bound, "integer program"))
-        solved_by = f"tabu search, {verdict.solver}"
-        if verdict.parts and value > known[0] * (1 + gap):
-            deadline = clock() + POLISH_SHARE * time_limit_seconds
-            parts = _searched(light, parts, known[0] * (1 + gap), deadline, clock)
-            value = largest_load(light, parts)
-        known = _packed(tight, known, value / (1 + SHARP * gap), clock() + POLISH_SHARE * time_limit_seconds, clock)
-    placed = place_nodes(light, parts)
+    found = _Free(light, gap=gap, solver=solver, deadline=clock() + time_limit_seconds, clock=clock)
+    found.run(_start(problem, light, start.parts) or _first_fit(light), time_limit_seconds)
+    placed, value = place_nodes(light, found.parts), found.value
     if start.parts and start.objective <= value:
         placed, value = start.parts, start.objective
-    return Placement(parts=placed, objective=value, bound=min(known[0], value), bound_name=known[1], solver=solved_by)
+    bound, name = found.known
+    return Placement(
+        parts=placed, objective=value, bound=min(bound, value), bound_name=name, solver=found.solved_by
+    )
+
+
+class _Free:
+    """The best placement so far, and the best bound with its name."""
+
+    def __init__(
+        self, problem: DagProblem, *, gap: float, solver: SolverName, deadline: float, clock: Callable[[], float]
+    ) -> None:
+        self.problem, self.gap, self.solver, self.deadline, self.clock = problem, gap, solver, deadline, clock
+        self.parts: tuple[Part, ...] = ()
+        self.known = _balance(problem), "fractional balance"
+        self.solved_by = "tabu search"
+
+    @property
+    def value(self) -> float:
+        """Largest load; inf without a placement."""
+        return largest_load(self.problem, self.parts)
+
+    def is_near(self) -> bool:
+        """Whether the gap is small enough."""
+        return self.value <= self.known[0] * (1 + self.gap)
+
+    def until(self, seconds: float) -> IsOver:
+        """Ends after so long, and at the deadline."""
+        end = min(self.clock() + seconds, self.deadline)
+        return lambda: self.clock() >= end
+
+    def run(self, start: tuple[Part, ...], seconds: float) -> None:
+        """Search, bounds, and the program if it is needed and not too large."""
+        self.parts = start
+        self.search(self.until(SEARCH_SHARE * seconds))
+        tight, item_of = _joined(self.problem, self.value)
+        self.learn(min(_balance(tight), self.value), self.known[1])
+        self.bound(tight, PACKING_SHARE * seconds, CARVING_SHARE * seconds)
+        if self.is_near():
+            return
+        reserve = POLISH_SHARE * seconds
+        if _num_variables(tight) <= MOST_VARIABLES * (self.deadline - self.clock() - reserve):
+            self.ask(tight, item_of, reserve)
+        self.search(self.until(seconds), seed=1)
+        self.bound(tight, POLISH_SHARE * seconds, POLISH_SHARE * seconds)
+
+    def learn(self, bound: float, name: str) -> None:
+        """Keeps a bound if it is better."""
+        if bound > self.known[0]:
+            self.known = bound, name
+
+    def search(self, is_over: IsOver, seed: int = 0) -> None:
+        """Looks for something better around the best placement."""
+        if not self.parts or self.is_near():
+            return
+        self.parts = search(
+            self.problem, self.parts, num_rounds=min(MOST_ROUNDS, 4 + 2 * self.problem.num_items),
+            moves_per_round=min(MOST_MOVES, 20 * self.problem.num_items), target=self.known[0] * (1 + self.gap),
+            out_of_time=is_over, seed=seed,
+        )
+
+    def bound(self, tight: DagProblem, packing_seconds: float, carving_seconds: float) -> None:
+        """Bounds of the items alone and of the graph; as much as is needed for the gap."""
+        high = self.value / (1 + SHARP * self.gap)
+        if math.isfinite(high) and not self.is_near():
+            self.learn(
+                packing_bound(tight, self.known[0], high, out_of_time=self.until(packing_seconds)),
+                "packing of the items",
+            )
+        if math.isfinite(high) and not self.is_near():
+            self.learn(
+                carving_bound(tight, self.known[0], high, out_of_time=self.until(carving_seconds)),
+                "carving of the graph",
+            )
+
+    def ask(self, tight: DagProblem, item_of: tuple[int, ...], reserve_seconds: float) -> None:
+        """The integer program: a better placement, or a better bound, or that nothing fits."""
+        most = 2 * _worst(tight)  # so that "infeasible" is about all placements
+        verdict = improve_or_prove(
+            tight, incumbent=self.value if self.parts else most, bound=self.known[0], gap=SHARP * self.gap,
+            solver=self.solver, time_limit_seconds=self.deadline - self.clock() - reserve_seconds, clock=self.clock,
+        )
+        if not self.parts and not verdict.parts and verdict.bound > most / 2:
+            self.learn(math.inf, "integer program")
+            return
+        self.learn(verdict.bound, "integer program")
+        parts, value = _checked(self.problem, _apart(verdict.parts, item_of))
+        if value < self.value:
+            self.parts = parts
+        self.solved_by = f"tabu search, {verdict.solver}"
 
 
 def _balance(problem: DagProblem) -> float:
@@ -109,27 +179,6 @@ def _apart(parts: Iterable[Part], item_of: tuple[int, ...]) -> tuple[Part, ...]:
     return tuple(
         Part(kind=part.kind, items=tuple(item for item, joined in enumerate(item_of) if joined in set(part.items)))
         for part in parts
-    )
-
-
-def _packed(
-    problem: DagProblem, known: tuple[float, str], high: float, deadline: float, clock: Callable[[], float]
-) -> tuple[float, str]:
-    """A bound and its name, or those of the packing of the items where that is better."""
-    if not math.isfinite(high):
-        return known
-    found = packing_bound(problem, known[0], high, out_of_time=lambda: clock() >= deadline)
-    return (found, "packing of the items") if found > known[0] else known
-
-
-def _searched(
-    problem: DagProblem, parts: tuple[Part, ...], target: float, deadline: float, clock: Callable[[], float]
-) -> tuple[Part, ...]:
-    if not parts:
-        return ()
-    return search(
-        problem, parts, num_rounds=min(MOST_ROUNDS, 4 + 2 * problem.num_items),
-        moves_per_round=min(MOST_MOVES, 20 * problem.num_items), target=target, out_of_time=lambda: clock() >= deadline,
     )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from autopart.planning.graphs.dagproblem import DagProblem
 from autopart.planning.solving.effort import IsOver, never
 
-__all__ = ["Family", "all_ideals", "family_of", "prefixes"]
+__all__ = ["Family", "all_ideals", "family_of", "ideals_near", "prefixes"]
 
 WORK_UNITS = 2.0**40
 
@@ -45,6 +45,38 @@ def all_ideals(problem: DagProblem, most: int, *, out_of_time: IsOver = never) -
             freed = sum(1 << b for b in after[item] if not before[b] & ~larger)
             found[larger] = (ready & ~(1 << item)) | freed
             waiting.append(larger)
+    return list(found)
+
+
+def ideals_near(problem: DagProblem, start: int, most: int) -> list[int]:
+    """The ideals that are the fewest items away from one, itself first: up to ``most`` of them."""
+    before, after = [0] * problem.num_items, [0] * problem.num_items
+    for a, b in problem.precedence:
+        before[b] |= 1 << a
+        after[a] |= 1 << b
+    found = {start: None}
+    items = range(problem.num_items)
+    free = {start: (
+        sum(1 << item for item in items if not start >> item & 1 and not before[item] & ~start),
+        sum(1 << item for item in items if start >> item & 1 and not after[item] & start),
+    )}
+    while free:
+        nearest, free = free, {}
+        for ideal, (addable, removable) in nearest.items():
+            for item in _bits(addable | removable):
+                other = ideal ^ 1 << item
+                if other in found:
+                    continue
+                if len(found) >= most:
+                    return list(found)
+                found[other] = None
+                one = 1 << item
+                if addable & one:
+                    freed = sum(1 << b for b in _bits(after[item]) if not before[b] & ~other)
+                    free[other] = addable & ~one | freed, removable & ~before[item] | one
+                else:
+                    freed = sum(1 << a for a in _bits(before[item]) if not after[a] & other)
+                    free[other] = addable & ~after[item] | one, removable & ~one | freed
     return list(found)
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from autopart.planning.graphs.dagbalance import balance_bound, balance_prices, simple_prices
-from autopart.planning.graphs.dagideals import Family, all_ideals, family_of, prefixes
+from autopart.planning.graphs.dagcarving import carving_bound
+from autopart.planning.graphs.dagideals import Family, all_ideals, family_of, ideals_near, prefixes
 from autopart.planning.graphs.dagmerge import Reduced, absorb_leaves, fuse_cycles
 from autopart.planning.graphs.dagorders import ORDERS, topological_order
 from autopart.planning.graphs.dagpacking import packing_bound
 from autopart.planning.graphs.dagproblem import DagProblem, Part, part_load
 from autopart.planning.graphs.dagsplit import OutOfTime, best_split
-from autopart.planning.solving.effort import never
+from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Placement", "contiguous", "largest_load", "place_nodes"]
 
@@ -24,8 +25,13 @@ MOST_IDEALS = 60_000
 MOST_ENTRIES = 1.5e8
 """of the table [net, ideal]"""
 
-NUM_ROUNDS = 12
-"""rounds of random orders where the ideals are too many"""
+MANY_IDEALS = 3000
+"""from which on it pays to have a better limit before all of them are searched"""
+
+IDEALS_PER_ROUND = 6000
+
+NUM_ROUNDS = 24
+"""of the search where the ideals are too many, without anything better"""
 
 STRICT = 1 - 1e-9
 """a placement counts as better only if it is by more than this"""
@@ -56,27 +62,38 @@ def place_nodes(problem: DagProblem, parts: Sequence[Part]) -> tuple[tuple[int, 
     )
 
 
-def contiguous(problem: DagProblem, *, out_of_time: Callable[[], bool]) -> Placement:
-    """The best placement whose devices can be put in an order that no edge of the precedence goes against."""
+def contiguous(
+    problem: DagProblem, *, out_of_time: IsOver, exact_over: IsOver = never, search_over: IsOver = never,
+    prove: bool = True,
+) -> Placement:
+    """The best placement whose devices can be put in an order that no edge of the precedence goes against.
+
+    Args:
+        problem: what to place.
+        out_of_time: ends everything.
+        exact_over: ends the dynamic program over all ideals.
+        search_over: ends the search where there are too many ideals for that.
+        prove: whether a bound is looked for where that program does not give it.
+    """
     fused = fuse_cycles(problem)
     reduced = absorb_leaves(fused, with_bytes=True)
-    found = _Search(reduced.problem, out_of_time)
+    times = _Times(all=out_of_time, exact=exact_over, search=search_over)
+    found = _Search(reduced.problem, times)
     exact = found.run()
     if reduced.relaxation is reduced.problem:
         name = f"dynamic program over all {found.num_ideals} ideals"
-        return _placed(found, found.best, name) if exact else _balanced(found)
-    return _without_merged_bytes(fused, reduced, found, out_of_time)
+        return _placed(found, found.best, name) if exact else _bounded(found, reduced.problem, prove)
+    return _without_merged_bytes(fused, reduced, found, prove)
 
 
-def _without_merged_bytes(
-    fused: DagProblem, reduced: Reduced, found: _Search, out_of_time: Callable[[], bool]
-) -> Placement:
+def _without_merged_bytes(fused: DagProblem, reduced: Reduced, found: _Search, prove: bool) -> Placement:
     """Memory may bind, and leaves with bytes were absorbed: proves that this loses nothing, or does without it."""
-    relaxed = _Search(reduced.relaxation, out_of_time, limit=found.best)
+    relaxed = _Search(reduced.relaxation, found.times, limit=found.best)
     if found.parts and relaxed.over_all_ideals() and relaxed.best >= found.best * STRICT:
         name = f"dynamic program over all {relaxed.num_ideals} ideals, leaves without bytes"
         return _placed(found, found.best, name)
-    plain = _Search(absorb_leaves(fused, with_bytes=False).problem, out_of_time, limit=found.best)
+    light = absorb_leaves(fused, with_bytes=False).problem
+    plain = _Search(light, found.times, limit=found.best)
     exact = plain.over_all_ideals() if found.parts else plain.run()
     best = plain if plain.parts else found
     if exact:
@@ -84,14 +101,18 @@ def _without_merged_bytes(
     if found.parts and relaxed.num_ideals and relaxed.finished:
         name = f"dynamic program over all {relaxed.num_ideals} ideals, leaves without bytes"
         return _placed(best, relaxed.best, name)
-    return _placed(best, relaxed.balance, "fractional balance")
+    return _bounded(best, light, prove)
 
 
-def _balanced(found: _Search) -> Placement:
-    packed = found.balance
-    if found.parts:
-        packed = packing_bound(found.problem, found.balance, found.best, out_of_time=found.out_of_time)
-    return _placed(found, packed, "packing of the items" if packed > found.balance else "fractional balance")
+def _bounded(found: _Search, problem: DagProblem, prove: bool) -> Placement:
+    """The best placement with the best bound there is without all ideals; nothing is lost in the ``problem``."""
+    bound = max(balance_bound(problem, way(problem)) for way in (balance_prices, simple_prices))
+    name = "fractional balance"
+    for other, way in (("packing of the items", packing_bound), ("carving of the graph", carving_bound)):
+        if prove and found.parts and bound < found.best:
+            better = way(problem, bound, found.best, out_of_time=found.times.all)
+            bound, name = (better, other) if better > bound else (bound, name)
+    return _placed(found, bound, name)
 
 
 def _placed(found: _Search, bound: float, name: str) -> Placement:
@@ -101,17 +122,33 @@ def _placed(found: _Search, bound: float, name: str) -> Placement:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Times:
+    """What ends when."""
+
+    all: IsOver
+    exact: IsOver
+    search: IsOver
+
+    def exact_over(self) -> bool:
+        """Of the dynamic program over all ideals."""
+        return self.all() or self.exact()
+
+    def search_over(self) -> bool:
+        """Of the search where there are too many."""
+        return self.all() or self.search()
+
+
 class _Search:
     """The best placement of one problem so far."""
 
-    def __init__(self, problem: DagProblem, out_of_time: Callable[[], bool], limit: float = math.inf) -> None:
+    def __init__(self, problem: DagProblem, times: _Times, limit: float = math.inf) -> None:
         self.problem = problem
-        self.out_of_time = out_of_time
+        self.times = times
         self.best = limit
         self.parts: tuple[Part, ...] = ()
         prices = balance_prices(problem)
         self.prices = [prices[0], simple_prices(problem)[0]]
-        self.balance = max(balance_bound(problem, each) for each in (prices, simple_prices(problem)))
         self.most = int(min(MOST_IDEALS, MOST_ENTRIES / max(len(problem.nets), 1)))
         self.num_ideals = 0
         self.finished = False
@@ -122,18 +159,18 @@ class _Search:
         self.along_orders()
         if self.over_all_ideals():
             return True
-        self.along_random_orders()
+        if not self.num_ideals:
+            self.near_the_best()
         return False
 
-    def _pass(self, family: Family, out_of_time: Callable[[], bool] | None = None) -> None:
-        """One dynamic program, to its end if there is nothing to stop it.
+    def _pass(self, family: Family, out_of_time: IsOver) -> None:
+        """One dynamic program.
 
         Raises:
             OutOfTime: it did not come to its end.
         """
         parts = best_split(
-            self.problem, family, limit=self.best * STRICT, prices=self.prices,
-            out_of_time=out_of_time or self.out_of_time,
+            self.problem, family, limit=self.best * STRICT, prices=self.prices, out_of_time=out_of_time,
         )
         value = largest_load(self.problem, parts or ())
         if parts and value < self.best:
@@ -141,12 +178,14 @@ class _Search:
 
     def over_all_ideals(self) -> bool:
         """The exact pass; False if there are too many ideals or too little time, and nothing is proven."""
-        ideals = all_ideals(self.problem, self.most, out_of_time=self.out_of_time)
+        ideals = all_ideals(self.problem, self.most, out_of_time=self.times.exact_over)
         if ideals is None:
             return False
         self.num_ideals = len(ideals)
         try:
-            self._pass(family_of(self.problem, ideals))
+            while len(ideals) > MANY_IDEALS and self._along_corridors():
+                pass
+            self._pass(family_of(self.problem, ideals), self.times.exact_over)
         except OutOfTime:
             return False
         self.finished = True
@@ -158,23 +197,43 @@ class _Search:
         step = max(self.problem.num_items // 200, 1)
         several = prefixes(orders)
         few = prefixes(orders[:1])
-        self._pass(family_of(self.problem, few[::step]), out_of_time=never)
+        self._pass(family_of(self.problem, few[::step]), never)
         try:
             for ideals in (few, several):
-                self._pass(family_of(self.problem, ideals[: self.most]))
+                self._pass(family_of(self.problem, ideals[: self.most]), self.times.search_over)
         except OutOfTime:
             return
 
-    def along_random_orders(self) -> None:
-        """Passes over random topological orders that go through the boundaries of the best placement."""
+    def near_the_best(self) -> None:
+        """Rounds over the ideals near the best boundaries; where they give nothing, over random orders through them."""
         random = np.random.default_rng(0)
         per_round = max(min(8, self.most // (self.problem.num_items + 1)), 1)
+        fruitless = 0
         try:
-            for _ in range(NUM_ROUNDS):
-                orders = [self._order_through_boundaries(random) for _ in range(per_round)]
-                self._pass(family_of(self.problem, prefixes(orders)))
+            while fruitless < NUM_ROUNDS and not self.times.search_over():
+                if fruitless or not self._along_corridors():
+                    before = self.best
+                    orders = [self._order_through_boundaries(random) for _ in range(per_round)]
+                    self._pass(family_of(self.problem, prefixes(orders)), self.times.search_over)
+                    fruitless = 0 if self.best < before else fruitless + 1
         except OutOfTime:
             return
+
+    def _along_corridors(self) -> bool:
+        """One pass over all ideals near a boundary of the best placement; whether it gave a better one.
+
+        Raises:
+            OutOfTime: it did not come to its end.
+        """
+        boundaries, ideal = [], 0
+        for part in self.parts[:-1]:
+            ideal |= sum(1 << item for item in part.items)
+            boundaries.append(ideal)
+        each = min(IDEALS_PER_ROUND, self.most) // max(len(boundaries), 1)
+        near = (other for boundary in boundaries for other in ideals_near(self.problem, boundary, each))
+        before = self.best
+        self._pass(family_of(self.problem, near), self.times.search_over)
+        return self.best < before
 
     def _order_through_boundaries(self, random: np.random.Generator) -> list[int]:
         """Depth first, part after part, ties broken at random."""

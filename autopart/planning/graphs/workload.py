@@ -12,6 +12,7 @@ from autopart.planning.graphs.dagplan import Placement, contiguous
 from autopart.planning.graphs.dagproblem import DagProblem, DeviceKind, Net, contract
 from autopart.planning.graphs.workloadcheck import check_workload, device_loads
 from autopart.planning.graphs.workloadmisfit import misfit
+from autopart.planning.solving.effort import IsOver
 from autopart.schema.job import SolverName
 from autopart.schema.workload import Workload, WorkloadAnswer
 
@@ -19,8 +20,9 @@ __all__ = ["KIND_NAMES", "plan_workload", "problem_of"]
 
 KIND_NAMES = ("accelerator", "cpu")
 
-SHARE_OF_START = 0.5
-"""of the time, for the contiguous placement that the search without contiguity starts from"""
+EXACT_SHARE, SEARCH_SHARE = 0.75, 0.5
+"""of the time, for the dynamic program over all contiguous placements, and for the search where they are too many: the
+same in both modes, so that what need not be contiguous starts from what a contiguous search would answer"""
 SHARE_AFTERWARDS = 0.25
 """of the time, that finding out what is short may take at least"""
 
@@ -51,8 +53,14 @@ def plan_workload(
         CheckError: a fault of ours.
     """
     began = clock()
-    share = 1.0 if contiguous_only else SHARE_OF_START
-    best = contiguous(problem_of(workload, True), out_of_time=lambda: clock() >= began + share * time_limit_seconds)
+
+    def until(share: float) -> IsOver:
+        return lambda: clock() >= began + share * time_limit_seconds
+
+    best = contiguous(
+        problem_of(workload, True), out_of_time=until(1.0), exact_over=until(EXACT_SHARE),
+        search_over=until(SEARCH_SHARE), prove=contiguous_only,
+    )
     if not contiguous_only:
         best = non_contiguous(
             problem_of(workload, False), best, solver=solver, gap=gap, clock=clock,

@@ -55,4 +55,4 @@ def _least_capacity(problem: DagProblem, out_of_time: IsOver) -> float:
         for row in problem.times
     )
     by_bytes = replace(problem, kinds=roomy, times=runs, nets=())
-    return contiguous(by_bytes, out_of_time=out_of_time).objective
+    return contiguous(by_bytes, out_of_time=out_of_time, prove=False).objective

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from autopart.errors import InfeasibleError
 from autopart.planning import CheckError, check_workload, plan_workload
+from autopart.planning.graphs.dagplan import Placement
 from autopart.planning.graphs.workloadcheck import device_loads, order_of_devices
-from autopart.schema.workload import Workload
+from autopart.schema.workload import Workload, WorkloadAnswer
 from tests.planning.workloads import (
     chain,
     inception,
@@ -77,6 +78,43 @@ def test_more_devices_and_fewer_rules_never_hurt(seed: int, num_nodes: int) -> N
     assert plan_workload(job, contiguous_only=False, time_limit_seconds=2.0).objective <= contiguous
 
 
+def by_ticks(job: Workload, limit: int, contiguous: bool) -> WorkloadAnswer:
+    """Every look at the clock takes a second, and the integer program is left out, for it would take real ones."""
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autopart.planning.graphs.dagfree.MOST_VARIABLES", 0)
+        patch.setattr("autopart.planning.graphs.dagplan.MOST_IDEALS", 60)
+        return plan_workload(
+            job, contiguous_only=contiguous, time_limit_seconds=limit, clock=lambda: float(next(ticks))
+        )
+
+
+@settings(deadline=None, max_examples=8)
+@given(
+    seed=st.integers(0, 10**6), num_nodes=st.integers(4, 16), limit=st.sampled_from((4, 30, 200)),
+    colors=st.sampled_from((0.0, 0.3)), cpus=st.integers(0, 1),
+)
+def test_without_contiguity_it_is_never_worse(seed: int, num_nodes: int, limit: int, colors: float, cpus: int) -> None:
+    job = random_workload(seed, num_nodes, density=0.15, colors=colors, accelerators=3, cpus=cpus)
+    free, contiguous = (by_ticks(job, limit, each) for each in (False, True))
+    assert free.objective <= contiguous.objective
+    assert free.bound <= contiguous.objective
+
+
+def test_it_starts_from_a_much_stronger_contiguous_search() -> None:
+    """Parallel chains in little time: a search by single moves alone is worse by more than 1 %."""
+    job, limit = lstm_grid(4, 40, accelerators=4, cpus=0), 60
+    free, contiguous = (by_ticks(job, limit, each) for each in (False, True))
+    assert free.objective <= contiguous.objective
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("autopart.planning.graphs.dagfree._start", lambda *_: ())
+        patch.setattr("autopart.planning.graphs.workload.contiguous", lambda *_, **__: NOTHING)
+        assert by_ticks(job, limit, False).objective > 1.01 * contiguous.objective
+
+
+NOTHING = Placement(parts=(), objective=math.inf, bound=0.0, bound_name="", solver="")
+
+
 @pytest.mark.parametrize("job", [
     chain(40, accelerators=4), inception(4, accelerators=4), training(inception(4, accelerators=3)),
     training(transformer(3, accelerators=3)), lstm_grid(2, 12, accelerators=3, cpus=0),
@@ -134,7 +172,7 @@ def test_infeasible_says_which_memory_is_short_by_how_much() -> None:
 def test_time_limit_leaves_a_bound_and_a_gap() -> None:
     job = lstm_grid(6, 12, accelerators=4, cpus=0)
     answer = plan_workload(job)
-    assert answer.bound_name == "fractional balance"  # 13^6 ideals are too many
+    assert answer.bound_name == "carving of the graph"  # 13^6 ideals are too many
     assert 0 < answer.bound <= answer.objective
     assert answer.gap == pytest.approx(answer.objective / answer.bound - 1)
 
