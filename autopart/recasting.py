@@ -2,12 +2,17 @@
 
 Whatever names a replaced type in the graph names the other one; weights and values are cast on their way in and values
 on their way out, by operators that autograd knows: gradients arrive in the weights' own type.
+
+Float16 has not the range of bfloat16.  What stands for infinity (the least number of a type, in masks) becomes
+float16's largest or least number: in numbers that the code names, in what comes in, and where float32 that no parameter
+had a part in is cast.  What the model computes may overflow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -132,7 +137,51 @@ def _rewrite(module: fx.GraphModule, wanted: torch.dtype, replaced: Types) -> No
         limit = torch.finfo(wanted).max if _is_of(node, replaced) else math.inf
         node.args = _mapped(node.args, wanted, replaced, limit)
         node.kwargs = _mapped(node.kwargs, wanted, replaced, limit)
+    if wanted is torch.float16:
+        _keep_finite(module, replaced, torch.finfo(wanted).max)
     module.recompile()
+
+
+WIDE = (torch.float32, torch.float64)
+CASTS = frozenset({"aten::to", "aten::_to_copy", "aten::type_as", "aten::copy", "aten::copy_"})
+"""operators that make a wider type's tensor one of theirs; others do so with tensors of no dimension"""
+
+
+def _keep_finite(module: fx.GraphModule, replaced: Types, limit: float) -> None:
+    """Finite numbers of wider types stay finite in casts to a replaced one, but for those computed with parameters.
+
+    Those are what the model computes, which is as large in its own type, and three more passes over them are slow.
+    """
+    learned: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        is_weight = node.op == "get_attr" and isinstance(attrgetter(str(node.target))(module), nn.Parameter)
+        if is_weight or learned.intersection(node.all_input_nodes):
+            learned.add(node)
+        for source in [each for each in _cast_here(node, module, replaced) if each not in learned]:
+            with module.graph.inserting_before(node):
+                node.replace_input_with(source, _within(module.graph, source, limit))
+
+
+def _cast_here(node: fx.Node, module: fx.GraphModule, replaced: Types) -> Iterator[fx.Node]:
+    """Of what an operator reads, the tensors that it makes of a replaced type, or may."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    if getattr(node.meta.get("val"), "dtype", None) not in replaced:
+        return
+    casts = node.target._schema.name in CASTS
+    for source in node.all_input_nodes:
+        value = attrgetter(str(source.target))(module) if source.op == "get_attr" else source.meta.get("val")
+        is_wide = isinstance(value, torch.Tensor) and value.dtype in WIDE and (casts or value.dim() == 0)
+        is_written = node.target._schema.is_mutable and source is node.args[0]
+        if not is_written and (is_wide or (value is None and casts)):
+            yield source
+
+
+def _within(graph: fx.Graph, source: fx.Node, limit: float) -> fx.Node:
+    """What is finite, at most this large; infinity stays infinite."""
+    endless = graph.call_function(torch.ops.aten.isinf.default, (source,))
+    limited = graph.call_function(torch.ops.aten.clamp.default, (source, -limit, limit))
+    return graph.call_function(torch.ops.aten.where.self, (endless, source, limited))
 
 
 def _mapped(arguments: Any, wanted: torch.dtype, replaced: Types, limit: float) -> Any:

@@ -105,6 +105,69 @@ def test_the_least_number_of_a_mask_stays_finite_and_infinity_infinite() -> None
     assert in_type(mask, "") is mask and in_type(torch.arange(3), "float16").dtype == torch.int64
 
 
+class OldMask(nn.Module):
+    """Masks as older models make them: numbers of float32 that bfloat16 has and float16 has not."""
+
+    least: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.register_buffer("least", torch.tensor(torch.finfo(HALF).min), persistent=False)
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        value = self.enter(x)
+        mask = (1.0 - kept[:, None, :].float()) * (torch.finfo(torch.float32).min / 2)
+        scores = value @ value.transpose(-1, -2) + mask.to(value.dtype)
+        scores = torch.where(kept[:, None, :] > 0, scores, self.least)
+        result: torch.Tensor = self.leave(scores.softmax(-1) @ value)
+        return result
+
+
+def test_a_mask_made_in_float32_stays_finite_where_it_is_cast() -> None:
+    torch.manual_seed(5)
+    model, kept = OldMask().to(HALF), torch.ones(2, 8, dtype=torch.long)
+    model.least = model.least.float()
+    kept[0, :3], kept[1] = 0, 0  # padding, and a row of nothing else
+    x = torch.randn(2, 8, 16).to(HALF)
+    split = SplitModule(
+        copy.deepcopy(model), [StagePlacement(layers=("enter", "leave"), device=CPU, dtype="float16")], tracer
+    )
+    assert error(split(x, kept), model(x, kept)) < 0.01
+    endless = split.stitched((x, kept), {}).segments[0]
+    clamps = [node for node in endless.body.graph.nodes if node.target is torch.ops.aten.clamp.default]
+    assert len(clamps) == 2, "of the masks, not of what is computed"
+
+
+def test_infinity_in_a_cast_stays_infinite() -> None:
+    class Endless(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.float() * 1e30 / torch.tensor([1.0, 0.0])).to(HALF) + x
+
+    program = trace(Endless(), (torch.ones(2, dtype=HALF),), training=False)
+    (found,) = replace(program, stage_dtype="float16").segment(0, len(program.graph.layers))(torch.ones(2, dtype=HALF))
+    assert found.tolist() == [65536.0, torch.inf]  # 65,504 in bfloat16
+
+
+def test_a_padded_llama_with_stages_in_float16_is_nearly_as_it_was() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=64, use_cache=False, attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(HALF).eval()
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, :3] = 0
+    words = {"input_ids": torch.randint(0, 64, (2, 8)), "attention_mask": mask}
+    stages = [
+        StagePlacement(layers=("model.embed_tokens",), device=CPU),
+        StagePlacement(layers=("lm_head",), device=CPU, dtype="float16"),
+    ]
+    split = SplitModule(copy.deepcopy(model), stages, tracer)
+    assert not verify(split, model, (), words).is_exact
+
+
 def traced(*, training: bool) -> Program:
     torch.manual_seed(4)
     model = nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(4))).to(HALF)
