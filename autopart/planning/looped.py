@@ -23,7 +23,7 @@ from itertools import permutations
 import numpy as np
 import pulp
 
-from autopart.errors import InfeasibleError, UsageError
+from autopart.errors import UsageError
 from autopart.planning.costing.costs import Layout, short_bytes
 from autopart.planning.costing.groups import group_devices
 from autopart.planning.costing.memory import NUM_OPTIMIZER_STATES
@@ -36,7 +36,7 @@ from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 
-__all__ = ["MOST_ROUNDS", "balance_seconds", "check_looped", "find_looped", "is_looped"]
+__all__ = ["MOST_ROUNDS", "balance_seconds", "check_looped", "find_looped", "fits_looped", "is_looped"]
 
 MOST_ROUNDS = 4
 """stages per device that are tried; more of them shorten the bubble less and less, and each costs a transfer"""
@@ -73,11 +73,7 @@ def check_looped(job: Job) -> None:
 def find_looped(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
 ) -> Optimum:
-    """The best placements met, and the bound that no plan is below.
-
-    Raises:
-        InfeasibleError: none fits.
-    """
+    """The best placements met, and the bound that no plan is below; where none fits, the one that is closest to it."""
     options, misfits = list[Option](), list[Option]()
     tried = [(candidate, placement) for candidate in candidates for placement in _placements(candidate, cluster, job)]
     for done, (candidate, placement) in enumerate(tried):
@@ -87,21 +83,25 @@ def find_looped(
             if found is not None:
                 (misfits if found.misfit else options).append(found)
     progress("planning", len(tried), len(tried))
-    if not options:
-        raise _nothing_fits(misfits, job)
+    options = options or sorted(misfits, key=_key)[:1]
+    bound = min(balance_seconds(each, cluster, job) for each in candidates)
     return Optimum(
-        options=tuple(options), bound_seconds=min(balance_seconds(each, cluster, job) for each in candidates),
-        bound=BOUND, closed=False, solver="highs", num_programs=len(candidates), remark="", merged=False,
+        options=tuple(options), bound_seconds=bound, bound=BOUND, closed=False, solver="highs",
+        num_programs=len(candidates), remark="", merged=False,
     )
 
 
-def _nothing_fits(misfits: list[Option], job: Job) -> InfeasibleError:
-    closest = min(misfits, key=_key, default=None)
-    why = f"; the closest: {closest.misfit}" if closest else f" for --stages {job.stages}: not enough devices or cuts"
-    return InfeasibleError(
-        f"no placement tried for --schedule {job.schedule} fits{why}; use --schedule 1f1b, which keeps fewer "
-        "micro-batches, or more --microbatches"
-    )
+def fits_looped(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
+    """Whether some placement tried of a candidate fits."""
+    if math.isinf(balance_seconds(candidate, cluster, job)):
+        return False
+    for placement in _placements(candidate, cluster, job):
+        if effort.is_over():
+            return False
+        found = _Search(candidate, cluster, job, placement, effort, until_it_fits=True).best()
+        if found is not None and not found.misfit:
+            return True
+    return False
 
 
 def _placements(candidate: Candidate, cluster: Cluster, job: Job) -> Iterator[tuple[str, ...]]:
@@ -152,6 +152,8 @@ class _Search:
     job: Job
     placement: tuple[str, ...]
     effort: Effort
+    until_it_fits: bool = False
+    """not until it is fast"""
 
     def best(self) -> Option | None:
         """The best cuts met, or None if there are too few."""
@@ -162,7 +164,7 @@ class _Search:
         option = self._option(allowed, cuts)
         for stride in STRIDES:
             improved = True
-            while improved and not self.effort.is_over():
+            while improved and not self.effort.is_over() and not (self.until_it_fits and not option.misfit):
                 improved = False
                 for place in range(1, len(self.placement)):
                     for step in (-stride, stride):
