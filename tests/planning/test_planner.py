@@ -284,7 +284,7 @@ def test_out_of_time_the_plan_is_feasible_with_a_valid_bound() -> None:
 @pytest.mark.parametrize("objective", ["throughput", "latency", "memory", "devices"])
 def test_out_of_time_there_is_a_plan_even_where_no_simpler_way_fits(objective: Objective) -> None:
     """Every layer fits on one of the devices only, in an order that no baseline tries."""
-    graph = chain(4, weight_bytes=[30_000, 40_000, 10_000, 20_000], peak_bytes=1000)
+    graph = chain(4, weight_bytes=[30_000, 40_000, 10_000, 20_000], value_bytes=100, peak_bytes=100)
     chosen = candidate(graph, {kind: [1e-3] * 4 for kind in "abcd"}, 4)
     devices = cluster(*(
         device(kind, kind=kind, memory_bytes=10_000 * (index + 1) + 6000) for index, kind in enumerate("abcd")
