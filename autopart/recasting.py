@@ -58,14 +58,14 @@ def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segmen
         if isinstance(module, fx.GraphModule):
             _rewrite(module, getattr(torch, dtype), _replaced(dtype))
     written = written_by(segment.body)
-    names = list(segment.input_names)
+    names, inputs = list(segment.input_names), [node for node in segment.body.graph.nodes if node.op == "placeholder"]
     return segment.run_by(_Recast(
         dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes),
         relayed=tuple(names.index(name) if name in names else None for name in segment.output_names),
         written_weights=frozenset(str(node.target) for node in written if node.op == "get_attr"),
-        written_inputs=frozenset(
-            index for index, node in enumerate(each for each in segment.body.graph.nodes if each.op == "placeholder")
-            if node in written
+        written_inputs=frozenset(index for index, node in enumerate(inputs) if node in written),
+        passed_on=frozenset(
+            index for index, node in enumerate(inputs) if all(user.op == "output" for user in node.users)
         ),
     ))  # fmt: skip
 
@@ -78,16 +78,18 @@ class _Recast:
 
     def __init__(
         self, *, dtype: str, returned: Sequence[torch.dtype], relayed: Sequence[int | None],
-        written_weights: frozenset[str], written_inputs: frozenset[int],
+        written_weights: frozenset[str], written_inputs: frozenset[int], passed_on: frozenset[int],
     ) -> None:  # fmt: skip
-        self._dtype, self._returned, self._relayed = dtype, returned, relayed
+        self._dtype, self._returned, self._relayed, self._passed_on = dtype, returned, relayed, passed_on
         self._written_weights, self._written_inputs = written_weights, written_inputs
         self._copies: dict[str, torch.Tensor] | None = None
 
     def __call__(self, body: fx.GraphModule, values: Tensors) -> Tensors:
         own: dict[str, torch.Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
         weights = {name: self._copy(name, weight) for name, weight in own.items()}
-        inside = tuple(in_type(value, self._dtype) for value in values)
+        inside = tuple(
+            value if index in self._passed_on else in_type(value, self._dtype) for index, value in enumerate(values)
+        )
         results = torch.func.functional_call(body, weights, inside)
         _write_back((own[name], weights[name]) for name in self._written_weights if name in own)
         _write_back((values[index], inside[index]) for index in self._written_inputs)

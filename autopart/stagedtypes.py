@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 
 from autopart.schema.device import Kind
-from autopart.schema.graph import Graph, Layer, Weight, Work
+from autopart.schema.graph import Graph, Layer, Value, Weight, Work
 
 __all__ = ["REPLACED", "StageDtype", "held_graph", "stage_dtype", "timed_graph"]
 
@@ -48,15 +49,19 @@ def timed_graph(graph: Graph, dtype: StageDtype) -> Graph:
 
 
 def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
-    """The graph with the bytes that a device holds of it in that type: never too few.
+    """The graph with the bytes that a device holds of it in that type: hardly ever too few.
 
-    Of what a layer saves and needs the types are not known, so all of it grows.  In training the weights stay as they
-    are, and a copy of each stands beside it as a buffer.
+    What enters a stage is held in both types, in inference as long as a micro-batch goes through, and what leaves it
+    while it is cast.  Of what a layer saves and needs the types are not known, so in float32 all of it grows.  In
+    training the weights stay as they are, and a copy of each stands beside it as a buffer; what enters a stage is saved
+    as a copy, whoever saves it.
     """
-    if dtype != "float32":
-        return graph  # as many bytes
+    if not dtype:
+        return graph
+    if dtype == "float16":  # as many bytes, in inference
+        return _beside_casts(graph, graph, dtype)
     weights, beside = _weights_in_full(graph)
-    return replace(
+    full = replace(
         graph, weights=weights,
         layers=tuple(
             replace(
@@ -66,11 +71,52 @@ def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
             )
             for layer in graph.layers
         ),
-        values=tuple(
-            replace(value, bytes=2 * value.bytes, dtype=dtype) if value.dtype in REPLACED[dtype] else value
-            for value in graph.values
-        ),
+        values=tuple(_in_full(value) if value.dtype in REPLACED[dtype] else value for value in graph.values),
     )  # fmt: skip
+    return replace(full, values=tuple(map(_saved_apart, graph.values, full.values))) if graph.training else (
+        _beside_casts(graph, full, dtype)
+    )
+
+
+def _in_full(value: Value) -> Value:
+    return replace(value, bytes=2 * value.bytes, dtype="float32")
+
+
+def _saved_apart(own: Value, cast: Value) -> Value:
+    """In training: a copy, so that the tensor that crosses a cut is none that a layer saves; an input is held as both.
+
+    In the middle of the model gradients, which cross in the model's type and are counted as wide, make up for the
+    tensor itself.
+    """
+    if cast is own:
+        return own
+    return replace(cast, saved_by=None, bytes=cast.bytes + (own.bytes if own.producer < 0 else 0))
+
+
+def _beside_casts(graph: Graph, cast: Graph, dtype: StageDtype) -> Graph:
+    """The second graph with what casting adds to the peak of every layer that a stage may have, beside its values.
+
+    As any cut may be where its stage begins, the most that enters at one; and what leaves, if the stage ends there.
+    """
+    crossing = _crossing_bytes(graph, REPLACED[dtype])
+    if not any(crossing):
+        return cast
+    entering = _wider(dtype) * max(crossing[:-1])
+    return replace(cast, layers=tuple(
+        replace(layer, peak_bytes=layer.peak_bytes + entering + leaving)
+        for layer, leaving in zip(cast.layers, crossing[1:], strict=True)
+    ))  # fmt: skip
+
+
+def _crossing_bytes(graph: Graph, dtypes: tuple[str, ...]) -> tuple[int, ...]:
+    """Of values of these types, what crosses each place where a stage may begin or end; 0 at the others."""
+    changes = [0] * (len(graph.layers) + 2)
+    for value in graph.values:
+        if value.dtype in dtypes:
+            changes[value.producer + 1] += value.bytes
+            changes[value.consumers[-1] + 1] -= value.bytes
+    ends = {0, *graph.legal_cuts, len(graph.layers)}
+    return tuple(num_bytes if place in ends else 0 for place, num_bytes in enumerate(accumulate(changes[:-1])))
 
 
 def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
@@ -91,8 +137,12 @@ def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
 def _work(work: Work, dtype: StageDtype) -> Work:
     if work.dtype not in REPLACED[dtype]:
         return work
-    wider = FULL_BYTES // HALF_BYTES if dtype == "float32" else 1
-    return replace(work, dtype=dtype, traffic_bytes=wider * work.traffic_bytes)
+    return replace(work, dtype=dtype, traffic_bytes=_wider(dtype) * work.traffic_bytes)
+
+
+def _wider(dtype: StageDtype) -> int:
+    """How many times the bytes of a half type's number."""
+    return FULL_BYTES // HALF_BYTES if dtype == "float32" else 1
 
 
 def _casts(graph: Graph, layer: Layer, dtype: StageDtype) -> tuple[Work, ...]:

@@ -208,6 +208,28 @@ def test_a_pipeline_in_float16_holds_its_weights_once_in_that_type() -> None:
     assert {weight.dtype for weight in program.module.parameters()} == {HALF}
 
 
+def test_what_only_passes_by_is_not_cast() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third, self.fourth = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = self.first(x)
+            result: torch.Tensor = self.fourth(self.third(self.second(value))) + value
+            return result
+
+    program = trace(Skip().to(HALF), (torch.ones(2, 4, dtype=HALF),), training=False)
+    third = [layer.name for layer in program.graph.layers].index("third")
+    segment = replace(program, stage_dtype="float16").segment(third, third + 1)
+    seen: list[torch.dtype] = []
+    segment.body.register_forward_pre_hook(lambda _, given: seen.extend(each.dtype for each in given))
+    values = tuple(torch.ones(2, 4, dtype=HALF) for _ in segment.input_names)
+    results = segment(*values)
+    assert sorted(map(str, seen)) == ["torch.bfloat16", "torch.float16"]
+    assert {each.dtype for each in results} == {HALF} and any(each is values[0] or each is values[1] for each in results)
+
+
 def test_bits_of_the_models_type_and_autocast_are_refused() -> None:
     class Bits(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
