@@ -17,6 +17,6 @@ from autopart.schema.alternatives import Alternative
 
 __all__ = [
     "NUM_OPTIMIZER_STATES", "Alternative", "CheckError", "SolverState", "best_variant", "can_vary", "check",
-    "check_workload", "explain", "hidden", "hiding_note", "is_looped", "kept_variant", "moved_variant", "plan", "plan_top", "plan_workload",
-    "remedies", "simulate", "solvers_here",
+    "check_workload", "explain", "hidden", "hiding_note", "is_looped", "kept_variant", "moved_variant", "plan",
+    "plan_top", "plan_workload", "remedies", "simulate", "solvers_here",
 ]  # fmt: skip

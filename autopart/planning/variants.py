@@ -13,7 +13,7 @@ from itertools import accumulate
 from autopart.planning.baselines import best_single_device
 from autopart.planning.costing.costs import Layout
 from autopart.planning.costing.parallel import ALONE, Way
-from autopart.planning.looped import moved_cuts
+from autopart.planning.looped import is_looped, moved_cuts
 from autopart.planning.searching.chain import best_path
 from autopart.planning.searching.optimum import allowed_candidates, instances_of, options_of
 from autopart.planning.searching.options import Option, evaluate, rank
@@ -27,9 +27,10 @@ __all__ = ["best_variant", "can_vary", "kept_variant", "moved_variant"]
 
 
 def can_vary(plan: Plan) -> bool:
-    """Whether variants are of the same making as a plan: the fastest."""
+    """Whether variants are of the same making as a plan: the fastest; with looped schedules one of several devices."""
     job = plan.job
-    return (
+    one_device = len({stage.devices for stage in plan.stages}) == 1
+    return not (is_looped(job) and one_device) and (
         job.objective in ("throughput", "latency") and job.method == "optimal"
         and job.max_step_seconds is None and job.max_usd_per_hour is None
     )  # fmt: skip
