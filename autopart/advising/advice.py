@@ -132,7 +132,8 @@ def _adds(problem: Problem) -> Iterator[Advice]:
     for device in {each.kind: each for each in used}.values():
         best = problem.without(device.name).solved
         if best is None:
-            yield Advice(code="device-adds", message=f"without {device.name} nothing fits", gain=None, basis="solved")
+            what = "nothing tried fits" if planning.is_looped(problem.job) else "nothing fits"
+            yield Advice(code="device-adds", message=f"without {device.name} {what}", gain=None, basis="solved")
             continue
         gain = problem.gain(best)
         word = f"{device.name} adds {1 / gain - 1:.1%}" if gain < 1 else f"{device.name} adds nothing"
