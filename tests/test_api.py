@@ -121,10 +121,9 @@ def test_pipeline_verifies_before_it_steps(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_training_is_planned_for_adamw_unless_an_optimizer_is_named() -> None:
     """As on the command line; its two states are twice the weights."""
-    words: dict[str, Any] = {"mode": "train", "verify": False}
+    choices: tuple[dict[str, Any], ...] = ({}, {"optimizer": "adamw"}, {"optimizer": "none"})
     unnamed, named, none = (
-        autopart.plan(_net(), (X,), devices="1xt4", **words, **more)
-        for more in ({}, {"optimizer": "adamw"}, {"optimizer": "none"})
+        autopart.plan(_net(), (X,), devices="1xt4", mode="train", verify=False, **each) for each in choices
     )
     assert unnamed.job == named.job and unnamed.job.optimizer == "adamw" and none.job.optimizer == "none"
     assert unnamed.stages[0].memory.optimizer == 2 * unnamed.stages[0].memory.parameters
