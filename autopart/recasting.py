@@ -11,7 +11,7 @@ had a part in is cast.  What the model computes may overflow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -45,8 +45,17 @@ def in_type(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     return torch.where(tensor.isinf(), made, made.clamp(limits.min, limits.max))
 
 
-def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segment:
+def recast(
+    segment: Segment, dtype: str, input_dtypes: Mapping[str, str], output_dtypes: Sequence[str]
+) -> Segment:
     """This segment, from now on computing in ``dtype``, with outputs of the types given.
+
+    Args:
+        segment: as traced.
+        dtype: of ``stagedtypes.REPLACED``.
+        input_dtypes: of what comes in by name, where they are known: those are cast in the graph, so that a copy is
+            gone after its last use; others before it runs.
+        output_dtypes: of what it gives.
 
     Raises:
         UsageError: it runs the user's own code, reads the bits of a replaced type, or is under autocast.
@@ -58,16 +67,48 @@ def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segmen
         if isinstance(module, fx.GraphModule):
             _rewrite(module, getattr(torch, dtype), _replaced(dtype))
     written = written_by(segment.body)
-    names, inputs = list(segment.input_names), [node for node in segment.body.graph.nodes if node.op == "placeholder"]
+    names, inputs = segment.input_names, [node for node in segment.body.graph.nodes if node.op == "placeholder"]
+    relayed = tuple(names.index(name) if name in names else None for name in segment.output_names)
+    known = {index for index, name in enumerate(names) if input_dtypes.get(name) in REPLACED[dtype]}
+    written_weights = frozenset(str(node.target) for node in written if node.op == "get_attr")
+    written_inputs = tuple(index for index, node in enumerate(inputs) if node in written)
+    casts = _cast_in_graph(segment.body, {index: inputs[index] for index in sorted(known)}, dtype)
+    idle = frozenset(index for index, node in enumerate(inputs) if all(user.op == "output" for user in node.users))
+    _return_too(segment.body, [casts.get(index, inputs[index]) for index in written_inputs])
     return segment.run_by(_Recast(
-        dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes),
-        relayed=tuple(names.index(name) if name in names else None for name in segment.output_names),
-        written_weights=frozenset(str(node.target) for node in written if node.op == "get_attr"),
-        written_inputs=frozenset(index for index, node in enumerate(inputs) if node in written),
-        passed_on=frozenset(
-            index for index, node in enumerate(inputs) if all(user.op == "output" for user in node.users)
-        ),
+        dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes), relayed=relayed,
+        written_weights=written_weights, written_inputs=written_inputs, left_alone=idle | casts.keys(),
     ))  # fmt: skip
+
+
+def _cast_in_graph(body: fx.GraphModule, inputs: Mapping[int, fx.Node], dtype: str) -> dict[int, fx.Node]:
+    """Casts of these placeholders, by their number, for all that reads them but the output; as ``in_type`` does it."""
+    graph, wanted, casts = body.graph, getattr(torch, dtype), dict[int, fx.Node]()
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    limits = torch.finfo(wanted)
+    for index, source in inputs.items():
+        users = [user for user in source.users if user.op != "output"]
+        if not users:
+            continue
+        with graph.inserting_before(first):
+            made = graph.call_function(torch.ops.aten.to.dtype, (source, wanted))
+            if wanted is torch.float16:
+                endless = graph.call_function(torch.ops.aten.isinf.default, (source,))
+                limited = graph.call_function(torch.ops.aten.clamp.default, (made, limits.min, limits.max))
+                made = graph.call_function(torch.ops.aten.where.self, (endless, made, limited))
+        for user in users:
+            user.replace_input_with(source, made)
+        casts[index] = made
+    body.recompile()
+    return casts
+
+
+def _return_too(body: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:
+    """Has a graph return these after its results."""
+    if nodes:
+        output = next(iter(reversed(body.graph.nodes)))
+        output.args = ((*output.args[0], *nodes),)
+        body.recompile()
 
 
 class _Recast:
@@ -78,9 +119,9 @@ class _Recast:
 
     def __init__(
         self, *, dtype: str, returned: Sequence[torch.dtype], relayed: Sequence[int | None],
-        written_weights: frozenset[str], written_inputs: frozenset[int], passed_on: frozenset[int],
+        written_weights: frozenset[str], written_inputs: Sequence[int], left_alone: frozenset[int],
     ) -> None:  # fmt: skip
-        self._dtype, self._returned, self._relayed, self._passed_on = dtype, returned, relayed, passed_on
+        self._dtype, self._returned, self._relayed, self._left_alone = dtype, returned, relayed, left_alone
         self._written_weights, self._written_inputs = written_weights, written_inputs
         self._copies: dict[str, torch.Tensor] | None = None
 
@@ -88,14 +129,15 @@ class _Recast:
         own: dict[str, torch.Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
         weights = {name: self._copy(name, weight) for name, weight in own.items()}
         inside = tuple(
-            value if index in self._passed_on else in_type(value, self._dtype) for index, value in enumerate(values)
+            value if index in self._left_alone else in_type(value, self._dtype) for index, value in enumerate(values)
         )
         results = torch.func.functional_call(body, weights, inside)
+        number = len(self._returned)
         _write_back((own[name], weights[name]) for name in self._written_weights if name in own)
-        _write_back((values[index], inside[index]) for index in self._written_inputs)
+        _write_back((values[index], copy) for index, copy in zip(self._written_inputs, results[number:], strict=True))
         return tuple(
             result.to(dtype) if index is None else values[index]
-            for result, dtype, index in zip(results, self._returned, self._relayed, strict=True)
+            for result, dtype, index in zip(results[:number], self._returned, self._relayed, strict=True)
         )
 
     def begin_step(self) -> None:

@@ -51,10 +51,10 @@ def timed_graph(graph: Graph, dtype: StageDtype) -> Graph:
 def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
     """The graph with the bytes that a device holds of it in that type: hardly ever too few.
 
-    What enters a stage is held in both types, in inference as long as a micro-batch goes through, and what leaves it
-    while it is cast.  Of what a layer saves and needs the types are not known, so in float32 all of it grows.  In
-    training the weights stay as they are, and a copy of each stands beside it as a buffer; what enters a stage is saved
-    as a copy, whoever saves it.
+    What crosses is of the model's type; what leaves a stage is there in both while it is cast, and what enters it is
+    the layers' own copy beside its receive buffer.  Of what a layer saves and needs the types are not known, so in
+    float32 all of it grows.  In training the weights stay as they are, and a copy of each stands beside it as a buffer;
+    what enters a stage is saved as a copy, whoever saves it.
     """
     if not dtype:
         return graph
@@ -71,52 +71,53 @@ def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
             )
             for layer in graph.layers
         ),
-        values=tuple(_in_full(value) if value.dtype in REPLACED[dtype] else value for value in graph.values),
     )  # fmt: skip
-    return replace(full, values=tuple(map(_saved_apart, graph.values, full.values))) if graph.training else (
-        _beside_casts(graph, full, dtype)
-    )
-
-
-def _in_full(value: Value) -> Value:
-    return replace(value, bytes=2 * value.bytes, dtype="float32")
-
-
-def _saved_apart(own: Value, cast: Value) -> Value:
-    """In training: a copy, so that the tensor that crosses a cut is none that a layer saves; an input is held as both.
-
-    In the middle of the model gradients, which cross in the model's type and are counted as wide, make up for the
-    tensor itself.
-    """
-    if cast is own:
-        return own
-    return replace(cast, saved_by=None, bytes=cast.bytes + (own.bytes if own.producer < 0 else 0))
-
-
-def _beside_casts(graph: Graph, cast: Graph, dtype: StageDtype) -> Graph:
-    """The second graph with what casting adds to the peak of every layer that a stage may have, beside its values.
-
-    As any cut may be where its stage begins, the most that enters at one; and what leaves, if the stage ends there.
-    """
-    crossing = _crossing_bytes(graph, REPLACED[dtype])
-    if not any(crossing):
-        return cast
-    entering = _wider(dtype) * max(crossing[:-1])
-    return replace(cast, layers=tuple(
-        replace(layer, peak_bytes=layer.peak_bytes + entering + leaving)
-        for layer, leaving in zip(cast.layers, crossing[1:], strict=True)
+    if not graph.training:
+        return _beside_casts(graph, full, dtype)
+    return replace(full, values=tuple(
+        _saved_apart(value) if value.dtype in REPLACED[dtype] else value for value in graph.values
     ))  # fmt: skip
 
 
-def _crossing_bytes(graph: Graph, dtypes: tuple[str, ...]) -> tuple[int, ...]:
-    """Of values of these types, what crosses each place where a stage may begin or end; 0 at the others."""
+def _saved_apart(value: Value) -> Value:
+    """In training a float32 copy, so that the tensor that crosses a cut is none that a layer saves.
+
+    An input is held as both.  In the middle of the model gradients, which cross in the model's type and are counted as
+    wide, make up for the tensor itself.
+    """
+    wider = 2 if value.producer >= 0 else 3
+    return replace(value, saved_by=None, bytes=wider * value.bytes, dtype="float32")
+
+
+def _beside_casts(graph: Graph, cast: Graph, dtype: StageDtype) -> Graph:
+    """In inference the second graph with what of its layers' values is beside those of the model's type, that cross.
+
+    Copies of values that pass by a layer, as far as they are wider.  And a layer's peak is at least what is there when
+    its stage ends with it: what leaves in both types, but for what passes by, which is counted beside it.
+    """
+    wider, leaving = _wider(dtype), _leaving_bytes(graph, dtype)
+    made, passing = [0] * len(graph.layers), [0] * len(graph.layers)
+    for value in graph.values:
+        if value.dtype in REPLACED[dtype]:
+            made[value.producer] += wider * value.bytes if value.producer >= 0 else 0
+            for index in set(range(value.producer + 1, value.consumers[-1])).difference(value.consumers):
+                passing[index] += (wider - 1) * value.bytes
+    return replace(cast, layers=tuple(
+        replace(layer, peak_bytes=beside + max(layer.peak_bytes, own + out))
+        for layer, own, out, beside in zip(cast.layers, made, leaving, passing, strict=True)
+    ))  # fmt: skip
+
+
+def _leaving_bytes(graph: Graph, dtype: StageDtype) -> tuple[int, ...]:
+    """Of values that are cast, what leaves every layer if a stage may end with it, else 0."""
     changes = [0] * (len(graph.layers) + 2)
     for value in graph.values:
-        if value.dtype in dtypes:
+        if value.dtype in REPLACED[dtype]:
             changes[value.producer + 1] += value.bytes
             changes[value.consumers[-1] + 1] -= value.bytes
-    ends = {0, *graph.legal_cuts, len(graph.layers)}
-    return tuple(num_bytes if place in ends else 0 for place, num_bytes in enumerate(accumulate(changes[:-1])))
+    ends = {*graph.legal_cuts, len(graph.layers)}
+    crossing = enumerate(accumulate(changes[:-1]))
+    return tuple(num_bytes if place in ends else 0 for place, num_bytes in crossing if place)
 
 
 def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:

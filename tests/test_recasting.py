@@ -14,6 +14,7 @@ from autopart.program import Program
 from autopart.recasting import in_type
 from autopart.running import LocalPipeline
 from autopart.schema.job import ScheduleName
+from autopart.segment import Runner
 from autopart.splitting import SplitModule, StagePlacement, verify
 from autopart.tracing import trace
 from tests.running.handmade import make_plan
@@ -84,7 +85,9 @@ def test_verify_allows_rounding_and_says_so_and_finds_a_wrong_stage() -> None:
     x = torch.randn(8, 16).to(HALF)
     compared = verify(split, split.__dict__["_whole"], (x,), {})
     assert compared.tolerance == pytest.approx(0.0884, abs=1e-3) and not compared.is_exact
-    split.stitched((x,), {}).segments[-1].run_by(Wrong())
+    last = split.stitched((x,), {}).segments[-1]
+    assert last.runner is not None
+    last.run_by(Wrong(last.runner))
     with pytest.raises(MismatchError, match="output 0 differs"):
         verify(split, split.__dict__["_whole"], (x,), {})
 
@@ -92,8 +95,11 @@ def test_verify_allows_rounding_and_says_so_and_finds_a_wrong_stage() -> None:
 class Wrong:
     """A fifth too much."""
 
+    def __init__(self, right: Runner) -> None:
+        self._right = right
+
     def __call__(self, body: fx.GraphModule, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(result * 1.2 for result in body(*values))
+        return tuple(result * 1.2 for result in self._right(body, values))
 
     def begin_step(self) -> None:
         pass
@@ -136,7 +142,7 @@ def test_a_mask_made_in_float32_stays_finite_where_it_is_cast() -> None:
     assert error(split(x, kept), model(x, kept)) < 0.01
     endless = split.stitched((x, kept), {}).segments[0]
     clamps = [node for node in endless.body.graph.nodes if node.target is torch.ops.aten.clamp.default]
-    assert len(clamps) == 2, "of the masks, not of what is computed"
+    assert len(clamps) == 3, "of the input and the masks, not of what is computed"
 
 
 def test_infinity_in_a_cast_stays_infinite() -> None:
@@ -222,13 +228,40 @@ def test_what_only_passes_by_is_not_cast() -> None:
     program = trace(Skip().to(HALF), (torch.ones(2, 4, dtype=HALF),), training=False)
     third = [layer.name for layer in program.graph.layers].index("third")
     segment = replace(program, stage_dtype="float16").segment(third, third + 1)
-    seen: list[torch.dtype] = []
-    segment.body.register_forward_pre_hook(lambda _, given: seen.extend(each.dtype for each in given))
+    casts = [node for node in segment.body.graph.nodes if node.target is torch.ops.aten.to.dtype]
+    assert len(segment.input_names) == 2 and len(casts) == 1
     values = tuple(torch.ones(2, 4, dtype=HALF) for _ in segment.input_names)
     results = segment(*values)
-    assert sorted(map(str, seen)) == ["torch.bfloat16", "torch.float16"]
     assert {each.dtype for each in results} == {HALF}
     assert {id(each) for each in results} & {id(each) for each in values}
+
+
+def test_what_a_stage_writes_to_what_comes_in_is_written_back() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = self.first(x)
+            other = self.second(value)
+            value.mul_(3.0)
+            result: torch.Tensor = self.third(other) + value
+            return result
+
+    torch.manual_seed(1)
+    model, x = Writes().to(HALF).eval(), torch.randn(2, 4).to(HALF)
+    program = trace(model, (x,), training=False)
+    names = [layer.name for layer in program.graph.layers]
+    for cut in program.graph.legal_cuts:
+        stages = [
+            StagePlacement(layers=(names[0],), device=CPU),
+            StagePlacement(layers=(names[cut],), device=CPU, dtype="float16"),
+        ]
+        with torch.no_grad():
+            assert error(SplitModule(copy.deepcopy(model), stages, tracer)(x), model(x)) < 0.01
+    (found,) = replace(program, stage_dtype="float16").segment(0, len(names))(x)
+    assert error(found, model(x)) < 0.01
 
 
 def test_bits_of_the_models_type_and_autocast_are_refused() -> None:
