@@ -70,7 +70,7 @@ def plan(
     devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
     refresh: bool = False, verify: bool = True, progress: Progress = silent, **words: Any,
 ) -> Plan:  # fmt: skip
-    """The fastest plan that fits, with its proof; see ``plan_source`` for the words and errors.
+    """The fastest plan that fits, with its proof; see ``plan_source`` for the words (in training optimizer="adamw").
 
     >>> layers = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 8))
     >>> found = plan(layers, (torch.rand(8, 64),), devices="2xt4")

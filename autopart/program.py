@@ -110,7 +110,9 @@ class Program:
         dtypes = [value.dtype for value in outgoing]
         if self.autocast is not None:
             segment = segment.under(self.autocast, dtypes)
-        return recast(segment, self.stage_dtype, dtypes) if self.stage_dtype else segment
+        if not self.stage_dtype:
+            return segment
+        return recast(segment, self.stage_dtype, {value.name: value.dtype for value in incoming}, dtypes)
 
     def shared_constants(self) -> tuple[tuple[str, ...], ...]:
         """For each layer, the constants that it reads and that an earlier layer reads too.

@@ -2,12 +2,17 @@
 
 Whatever names a replaced type in the graph names the other one; weights and values are cast on their way in and values
 on their way out, by operators that autograd knows: gradients arrive in the weights' own type.
+
+Float16 has not the range of bfloat16.  What stands for infinity (the least number of a type, in masks) becomes
+float16's largest or least number: in numbers that the code names, in what comes in, and where float32 that no parameter
+had a part in is cast.  What the model computes may overflow.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -40,8 +45,17 @@ def in_type(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     return torch.where(tensor.isinf(), made, made.clamp(limits.min, limits.max))
 
 
-def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segment:
+def recast(
+    segment: Segment, dtype: str, input_dtypes: Mapping[str, str], output_dtypes: Sequence[str]
+) -> Segment:
     """This segment, from now on computing in ``dtype``, with outputs of the types given.
+
+    Args:
+        segment: as traced.
+        dtype: of ``stagedtypes.REPLACED``.
+        input_dtypes: of what comes in by name, where they are known: those are cast in the graph, so that a copy is
+            gone after its last use; others before it runs.
+        output_dtypes: of what it gives.
 
     Raises:
         UsageError: it runs the user's own code, reads the bits of a replaced type, or is under autocast.
@@ -53,16 +67,48 @@ def recast(segment: Segment, dtype: str, output_dtypes: Sequence[str]) -> Segmen
         if isinstance(module, fx.GraphModule):
             _rewrite(module, getattr(torch, dtype), _replaced(dtype))
     written = written_by(segment.body)
-    names = list(segment.input_names)
+    names, inputs = segment.input_names, [node for node in segment.body.graph.nodes if node.op == "placeholder"]
+    relayed = tuple(names.index(name) if name in names else None for name in segment.output_names)
+    known = {index for index, name in enumerate(names) if input_dtypes.get(name) in REPLACED[dtype]}
+    written_weights = frozenset(str(node.target) for node in written if node.op == "get_attr")
+    written_inputs = tuple(index for index, node in enumerate(inputs) if node in written)
+    casts = _cast_in_graph(segment.body, {index: inputs[index] for index in sorted(known)}, dtype)
+    idle = frozenset(index for index, node in enumerate(inputs) if all(user.op == "output" for user in node.users))
+    _return_too(segment.body, [casts.get(index, inputs[index]) for index in written_inputs])
     return segment.run_by(_Recast(
-        dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes),
-        relayed=tuple(names.index(name) if name in names else None for name in segment.output_names),
-        written_weights=frozenset(str(node.target) for node in written if node.op == "get_attr"),
-        written_inputs=frozenset(
-            index for index, node in enumerate(each for each in segment.body.graph.nodes if each.op == "placeholder")
-            if node in written
-        ),
+        dtype=dtype, returned=tuple(getattr(torch, name) for name in output_dtypes), relayed=relayed,
+        written_weights=written_weights, written_inputs=written_inputs, left_alone=idle | casts.keys(),
     ))  # fmt: skip
+
+
+def _cast_in_graph(body: fx.GraphModule, inputs: Mapping[int, fx.Node], dtype: str) -> dict[int, fx.Node]:
+    """Casts of these placeholders, by their number, for all that reads them but the output; as ``in_type`` does it."""
+    graph, wanted, casts = body.graph, getattr(torch, dtype), dict[int, fx.Node]()
+    first = next(node for node in graph.nodes if node.op != "placeholder")
+    limits = torch.finfo(wanted)
+    for index, source in inputs.items():
+        users = [user for user in source.users if user.op != "output"]
+        if not users:
+            continue
+        with graph.inserting_before(first):
+            made = graph.call_function(torch.ops.aten.to.dtype, (source, wanted))
+            if wanted is torch.float16:
+                endless = graph.call_function(torch.ops.aten.isinf.default, (source,))
+                limited = graph.call_function(torch.ops.aten.clamp.default, (made, limits.min, limits.max))
+                made = graph.call_function(torch.ops.aten.where.self, (endless, made, limited))
+        for user in users:
+            user.replace_input_with(source, made)
+        casts[index] = made
+    body.recompile()
+    return casts
+
+
+def _return_too(body: fx.GraphModule, nodes: Sequence[fx.Node]) -> None:
+    """Has a graph return these after its results."""
+    if nodes:
+        output = next(iter(reversed(body.graph.nodes)))
+        output.args = ((*output.args[0], *nodes),)
+        body.recompile()
 
 
 class _Recast:
@@ -73,22 +119,25 @@ class _Recast:
 
     def __init__(
         self, *, dtype: str, returned: Sequence[torch.dtype], relayed: Sequence[int | None],
-        written_weights: frozenset[str], written_inputs: frozenset[int],
+        written_weights: frozenset[str], written_inputs: Sequence[int], left_alone: frozenset[int],
     ) -> None:  # fmt: skip
-        self._dtype, self._returned, self._relayed = dtype, returned, relayed
+        self._dtype, self._returned, self._relayed, self._left_alone = dtype, returned, relayed, left_alone
         self._written_weights, self._written_inputs = written_weights, written_inputs
         self._copies: dict[str, torch.Tensor] | None = None
 
     def __call__(self, body: fx.GraphModule, values: Tensors) -> Tensors:
         own: dict[str, torch.Tensor] = {**dict(body.named_parameters()), **dict(body.named_buffers())}
         weights = {name: self._copy(name, weight) for name, weight in own.items()}
-        inside = tuple(in_type(value, self._dtype) for value in values)
+        inside = tuple(
+            value if index in self._left_alone else in_type(value, self._dtype) for index, value in enumerate(values)
+        )
         results = torch.func.functional_call(body, weights, inside)
+        number = len(self._returned)
         _write_back((own[name], weights[name]) for name in self._written_weights if name in own)
-        _write_back((values[index], inside[index]) for index in self._written_inputs)
+        _write_back((values[index], copy) for index, copy in zip(self._written_inputs, results[number:], strict=True))
         return tuple(
             result.to(dtype) if index is None else values[index]
-            for result, dtype, index in zip(results, self._returned, self._relayed, strict=True)
+            for result, dtype, index in zip(results[:number], self._returned, self._relayed, strict=True)
         )
 
     def begin_step(self) -> None:
@@ -132,7 +181,51 @@ def _rewrite(module: fx.GraphModule, wanted: torch.dtype, replaced: Types) -> No
         limit = torch.finfo(wanted).max if _is_of(node, replaced) else math.inf
         node.args = _mapped(node.args, wanted, replaced, limit)
         node.kwargs = _mapped(node.kwargs, wanted, replaced, limit)
+    if wanted is torch.float16:
+        _keep_finite(module, replaced, torch.finfo(wanted).max)
     module.recompile()
+
+
+WIDE = (torch.float32, torch.float64)
+CASTS = frozenset({"aten::to", "aten::_to_copy", "aten::type_as", "aten::copy", "aten::copy_"})
+"""operators that make a wider type's tensor one of theirs; others do so with tensors of no dimension"""
+
+
+def _keep_finite(module: fx.GraphModule, replaced: Types, limit: float) -> None:
+    """Finite numbers of wider types stay finite in casts to a replaced one, but for those computed with parameters.
+
+    Those are what the model computes, which is as large in its own type, and three more passes over them are slow.
+    """
+    learned: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        is_weight = node.op == "get_attr" and isinstance(attrgetter(str(node.target))(module), nn.Parameter)
+        if is_weight or learned.intersection(node.all_input_nodes):
+            learned.add(node)
+        for source in [each for each in _cast_here(node, module, replaced) if each not in learned]:
+            with module.graph.inserting_before(node):
+                node.replace_input_with(source, _within(module.graph, source, limit))
+
+
+def _cast_here(node: fx.Node, module: fx.GraphModule, replaced: Types) -> Iterator[fx.Node]:
+    """Of what an operator reads, the tensors that it makes of a replaced type, or may."""
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return
+    if getattr(node.meta.get("val"), "dtype", None) not in replaced:
+        return
+    casts = node.target._schema.name in CASTS
+    for source in node.all_input_nodes:
+        value = attrgetter(str(source.target))(module) if source.op == "get_attr" else source.meta.get("val")
+        is_wide = isinstance(value, torch.Tensor) and value.dtype in WIDE and (casts or value.dim() == 0)
+        is_written = node.target._schema.is_mutable and source is node.args[0]
+        if not is_written and (is_wide or (value is None and casts)):
+            yield source
+
+
+def _within(graph: fx.Graph, source: fx.Node, limit: float) -> fx.Node:
+    """What is finite, at most this large; infinity stays infinite."""
+    endless = graph.call_function(torch.ops.aten.isinf.default, (source,))
+    limited = graph.call_function(torch.ops.aten.clamp.default, (source, -limit, limit))
+    return graph.call_function(torch.ops.aten.where.self, (endless, source, limited))
 
 
 def _mapped(arguments: Any, wanted: torch.dtype, replaced: Types, limit: float) -> Any:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate
 
 from autopart.schema.device import Kind
-from autopart.schema.graph import Graph, Layer, Weight, Work
+from autopart.schema.graph import Graph, Layer, Value, Weight, Work
 
 __all__ = ["REPLACED", "StageDtype", "held_graph", "stage_dtype", "timed_graph"]
 
@@ -48,15 +49,19 @@ def timed_graph(graph: Graph, dtype: StageDtype) -> Graph:
 
 
 def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
-    """The graph with the bytes that a device holds of it in that type: never too few.
+    """The graph with the bytes that a device holds of it in that type: hardly ever too few.
 
-    Of what a layer saves and needs the types are not known, so all of it grows.  In training the weights stay as they
-    are, and a copy of each stands beside it as a buffer.
+    What crosses is of the model's type; what leaves a stage is there in both while it is cast, and what enters it is
+    the layers' own copy beside its receive buffer.  Of what a layer saves and needs the types are not known, so in
+    float32 all of it grows.  In training the weights stay as they are, and a copy of each stands beside it as a buffer;
+    what enters a stage is saved as a copy, whoever saves it.
     """
-    if dtype != "float32":
-        return graph  # as many bytes
+    if not dtype:
+        return graph
+    if dtype == "float16":  # as many bytes, in inference
+        return _beside_casts(graph, graph, dtype)
     weights, beside = _weights_in_full(graph)
-    return replace(
+    full = replace(
         graph, weights=weights,
         layers=tuple(
             replace(
@@ -66,11 +71,53 @@ def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
             )
             for layer in graph.layers
         ),
-        values=tuple(
-            replace(value, bytes=2 * value.bytes, dtype=dtype) if value.dtype in REPLACED[dtype] else value
-            for value in graph.values
-        ),
     )  # fmt: skip
+    if not graph.training:
+        return _beside_casts(graph, full, dtype)
+    return replace(full, values=tuple(
+        _saved_apart(value) if value.dtype in REPLACED[dtype] else value for value in graph.values
+    ))  # fmt: skip
+
+
+def _saved_apart(value: Value) -> Value:
+    """In training a float32 copy, so that the tensor that crosses a cut is none that a layer saves.
+
+    An input is held as both.  In the middle of the model gradients, which cross in the model's type and are counted as
+    wide, make up for the tensor itself.
+    """
+    wider = 2 if value.producer >= 0 else 3
+    return replace(value, saved_by=None, bytes=wider * value.bytes, dtype="float32")
+
+
+def _beside_casts(graph: Graph, cast: Graph, dtype: StageDtype) -> Graph:
+    """In inference the second graph with what of its layers' values is beside those of the model's type, that cross.
+
+    Copies of values that pass by a layer, as far as they are wider.  And a layer's peak is at least what is there when
+    its stage ends with it: what leaves in both types, but for what passes by, which is counted beside it.
+    """
+    wider, leaving = _wider(dtype), _leaving_bytes(graph, dtype)
+    made, passing = [0] * len(graph.layers), [0] * len(graph.layers)
+    for value in graph.values:
+        if value.dtype in REPLACED[dtype]:
+            made[value.producer] += wider * value.bytes if value.producer >= 0 else 0
+            for index in set(range(value.producer + 1, value.consumers[-1])).difference(value.consumers):
+                passing[index] += (wider - 1) * value.bytes
+    return replace(cast, layers=tuple(
+        replace(layer, peak_bytes=beside + max(layer.peak_bytes, own + out))
+        for layer, own, out, beside in zip(cast.layers, made, leaving, passing, strict=True)
+    ))  # fmt: skip
+
+
+def _leaving_bytes(graph: Graph, dtype: StageDtype) -> tuple[int, ...]:
+    """Of values that are cast, what leaves every layer if a stage may end with it, else 0."""
+    changes = [0] * (len(graph.layers) + 2)
+    for value in graph.values:
+        if value.dtype in REPLACED[dtype]:
+            changes[value.producer + 1] += value.bytes
+            changes[value.consumers[-1] + 1] -= value.bytes
+    ends = {*graph.legal_cuts, len(graph.layers)}
+    crossing = enumerate(accumulate(changes[:-1]))
+    return tuple(num_bytes if place in ends else 0 for place, num_bytes in crossing if place)
 
 
 def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
@@ -91,8 +138,12 @@ def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
 def _work(work: Work, dtype: StageDtype) -> Work:
     if work.dtype not in REPLACED[dtype]:
         return work
-    wider = FULL_BYTES // HALF_BYTES if dtype == "float32" else 1
-    return replace(work, dtype=dtype, traffic_bytes=wider * work.traffic_bytes)
+    return replace(work, dtype=dtype, traffic_bytes=_wider(dtype) * work.traffic_bytes)
+
+
+def _wider(dtype: StageDtype) -> int:
+    """How many times the bytes of a half type's number."""
+    return FULL_BYTES // HALF_BYTES if dtype == "float32" else 1
 
 
 def _casts(graph: Graph, layer: Layer, dtype: StageDtype) -> tuple[Work, ...]:

@@ -22,7 +22,7 @@ from autopart.progress import Progress, silent
 from autopart.restoring import training_mode
 from autopart.schema.device import Cluster
 from autopart.schema.graph import Note
-from autopart.schema.job import Job
+from autopart.schema.job import Job, usual_optimizer
 from autopart.schema.plan import Check, Plan, PlanWarning
 from autopart.schema.problem import Candidate
 from autopart.schema.profile import Profile
@@ -43,12 +43,13 @@ MOST_DEMOTIONS = 6
 
 def profile_source(
     source: Source, *, devices: DeviceSpec = None, max_memory: Sequence[str] = (), cluster_file: Path | None = None,
-    refresh: bool = False, progress: Progress = silent, mode: str = "infer", optimizer: str = "none",
+    refresh: bool = False, progress: Progress = silent, mode: str = "infer", optimizer: str | None = None,
     budget_seconds: float | None = None, reserve: Sequence[str] = (),
 ) -> Profile:  # fmt: skip
     """The time of every layer for the source's whole batch, on every kind of device in the list.
 
-    With a budget the most important layers are measured first, and those that there is no time for are estimated.
+    In training with the optimizer's (None: adamw).  With a budget the most important layers are measured first, and
+    those that there is no time for are estimated.
     """
     cluster = profiling.read_cluster(
         devices, max_memory=max_memory, reserve=reserve, cluster_file=cluster_file,
@@ -56,8 +57,8 @@ def profile_source(
     )
     budget = None if budget_seconds is None else profiling.Budget(budget_seconds)
     return profiled(
-        traced(source, training=mode == "train"), cluster, optimizer=optimizer, refresh=refresh, progress=progress,
-        budget=budget,
+        traced(source, training=mode == "train"), cluster, refresh=refresh, progress=progress, budget=budget,
+        optimizer=optimizer or usual_optimizer(mode),
     )  # fmt: skip
 
 
@@ -68,6 +69,7 @@ def plan_source(
 ) -> Plan:  # fmt: skip
     """The fastest plan for a model source; the job's words are those of the command line, with underscores.
 
+    In training the optimizer is adamw, as there, unless one is named; optimizer="none" plans for gradients alone.
     With a budget measuring at all micro-batch sizes together takes no longer: the most important layers are measured
     first, and those that there is no time for are estimated.  ``reserve`` is memory that is left to others.
 
@@ -94,6 +96,7 @@ def plan_source(
         return plan_generation(source, cluster, words, progress=progress, advice=advice)
     batch = words.pop("batch", None) or modelsource.batch_of(source)
     source = with_batch(source, batch)
+    words["optimizer"] = words.get("optimizer") or usual_optimizer(words.get("mode", "infer"))
     try:
         job = Job(batch=batch, **words)
     except (TypeError, ValueError) as error:
@@ -198,7 +201,6 @@ def verify_source(plan: Plan, source: Source, *, progress: Progress = silent) ->
 
 def tracer_for(opaque: Sequence[str]) -> Tracer:
     """What traces a plan's model for other calls than the planned one."""
-
     def tracer(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], training: bool) -> Program:
         from autopart import tracing  # slow to import, and a plan from caches traces nothing
 
@@ -296,5 +298,3 @@ def _batch_statistics(model: nn.Module, found: Plan) -> tuple[PlanWarning, ...]:
             suggestion="give --microbatches 1, or use group or layer normalisation",
         ),
     )
-
-

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +117,19 @@ def test_pipeline_verifies_before_it_steps(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MismatchError):
         autopart.pipeline(model, (X,), plan=plan)
     autopart.pipeline(model, (X,), plan=plan, verify=False)
+
+
+def test_training_is_planned_for_adamw_unless_an_optimizer_is_named() -> None:
+    """As on the command line; its two states are twice the weights."""
+    choices: tuple[dict[str, Any], ...] = ({}, {"optimizer": "adamw"}, {"optimizer": "none"})
+    unnamed, named, none = (
+        autopart.plan(_net(), (X,), devices="1xt4", mode="train", verify=False, **each) for each in choices
+    )
+    assert unnamed.job == named.job and unnamed.job.optimizer == "adamw" and none.job.optimizer == "none"
+    assert unnamed.stages[0].memory.optimizer == 2 * unnamed.stages[0].memory.parameters
+    assert none.stages[0].memory.optimizer == 0
+    assert autopart.compare(_net(), (X,), devices=["1xt4"], mode="train").job.optimizer == "adamw"
+    assert autopart.plan(_net(), (X,), devices="1xt4", verify=False).job.optimizer == "none"
 
 
 def test_sets_of_devices_are_compared() -> None:

@@ -14,6 +14,7 @@ from autopart.program import Program
 from autopart.recasting import in_type
 from autopart.running import LocalPipeline
 from autopart.schema.job import ScheduleName
+from autopart.segment import Runner
 from autopart.splitting import SplitModule, StagePlacement, verify
 from autopart.tracing import trace
 from tests.running.handmade import make_plan
@@ -84,7 +85,9 @@ def test_verify_allows_rounding_and_says_so_and_finds_a_wrong_stage() -> None:
     x = torch.randn(8, 16).to(HALF)
     compared = verify(split, split.__dict__["_whole"], (x,), {})
     assert compared.tolerance == pytest.approx(0.0884, abs=1e-3) and not compared.is_exact
-    split.stitched((x,), {}).segments[-1].run_by(Wrong())
+    last = split.stitched((x,), {}).segments[-1]
+    assert last.runner is not None
+    last.run_by(Wrong(last.runner))
     with pytest.raises(MismatchError, match="output 0 differs"):
         verify(split, split.__dict__["_whole"], (x,), {})
 
@@ -92,8 +95,11 @@ def test_verify_allows_rounding_and_says_so_and_finds_a_wrong_stage() -> None:
 class Wrong:
     """A fifth too much."""
 
+    def __init__(self, right: Runner) -> None:
+        self._right = right
+
     def __call__(self, body: fx.GraphModule, values: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return tuple(result * 1.2 for result in body(*values))
+        return tuple(result * 1.2 for result in self._right(body, values))
 
     def begin_step(self) -> None:
         pass
@@ -103,6 +109,69 @@ def test_the_least_number_of_a_mask_stays_finite_and_infinity_infinite() -> None
     mask = torch.tensor([torch.finfo(HALF).min, -torch.inf, 1.5], dtype=HALF)
     assert in_type(mask, "float16").tolist() == [-65504.0, -torch.inf, 1.5]
     assert in_type(mask, "") is mask and in_type(torch.arange(3), "float16").dtype == torch.int64
+
+
+class OldMask(nn.Module):
+    """Masks as older models make them: numbers of float32 that bfloat16 has and float16 has not."""
+
+    least: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.register_buffer("least", torch.tensor(torch.finfo(HALF).min), persistent=False)
+
+    def forward(self, x: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+        value = self.enter(x)
+        mask = (1.0 - kept[:, None, :].float()) * (torch.finfo(torch.float32).min / 2)
+        scores = value @ value.transpose(-1, -2) + mask.to(value.dtype)
+        scores = torch.where(kept[:, None, :] > 0, scores, self.least)
+        result: torch.Tensor = self.leave(scores.softmax(-1) @ value)
+        return result
+
+
+def test_a_mask_made_in_float32_stays_finite_where_it_is_cast() -> None:
+    torch.manual_seed(5)
+    model, kept = OldMask().to(HALF), torch.ones(2, 8, dtype=torch.long)
+    model.least = model.least.float()
+    kept[0, :3], kept[1] = 0, 0  # padding, and a row of nothing else
+    x = torch.randn(2, 8, 16).to(HALF)
+    split = SplitModule(
+        copy.deepcopy(model), [StagePlacement(layers=("enter", "leave"), device=CPU, dtype="float16")], tracer
+    )
+    assert error(split(x, kept), model(x, kept)) < 0.01
+    endless = split.stitched((x, kept), {}).segments[0]
+    clamps = [node for node in endless.body.graph.nodes if node.target is torch.ops.aten.clamp.default]
+    assert len(clamps) == 3, "of the input and the masks, not of what is computed"
+
+
+def test_infinity_in_a_cast_stays_infinite() -> None:
+    class Endless(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return (x.float() * 1e30 / torch.tensor([1.0, 0.0])).to(HALF) + x
+
+    program = trace(Endless(), (torch.ones(2, dtype=HALF),), training=False)
+    (found,) = replace(program, stage_dtype="float16").segment(0, len(program.graph.layers))(torch.ones(2, dtype=HALF))
+    assert found.tolist() == [65536.0, torch.inf]  # 65,504 in bfloat16
+
+
+def test_a_padded_llama_with_stages_in_float16_is_nearly_as_it_was() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=1,
+        vocab_size=64, use_cache=False, attn_implementation="eager",
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).to(HALF).eval()
+    mask = torch.ones(2, 8, dtype=torch.long)
+    mask[0, :3] = 0
+    words = {"input_ids": torch.randint(0, 64, (2, 8)), "attention_mask": mask}
+    stages = [
+        StagePlacement(layers=("model.embed_tokens",), device=CPU),
+        StagePlacement(layers=("model.layers.0.self_attn.q_proj",), device=CPU, dtype="float16"),
+    ]
+    split = SplitModule(copy.deepcopy(model), stages, tracer)
+    assert not verify(split, model, (), words).is_exact
 
 
 def traced(*, training: bool) -> Program:
@@ -143,6 +212,56 @@ def test_a_pipeline_in_float16_holds_its_weights_once_in_that_type() -> None:
     assert {weight.dtype for weight in pipe.weights().values()} == {HALF, torch.float16}
     assert found.dtype == HALF and error(found, program.module(x)) < 0.01
     assert {weight.dtype for weight in program.module.parameters()} == {HALF}
+
+
+def test_what_only_passes_by_is_not_cast() -> None:
+    class Skip(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third, self.fourth = (nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = self.first(x)
+            result: torch.Tensor = self.fourth(self.third(self.second(value))) + value
+            return result
+
+    program = trace(Skip().to(HALF), (torch.ones(2, 4, dtype=HALF),), training=False)
+    third = [layer.name for layer in program.graph.layers].index("third")
+    segment = replace(program, stage_dtype="float16").segment(third, third + 1)
+    casts = [node for node in segment.body.graph.nodes if node.target is torch.ops.aten.to.dtype]
+    assert len(segment.input_names) == 2 and len(casts) == 1
+    values = tuple(torch.ones(2, 4, dtype=HALF) for _ in segment.input_names)
+    results = segment(*values)
+    assert {each.dtype for each in results} == {HALF}
+    assert {id(each) for each in results} & {id(each) for each in values}
+
+
+def test_what_a_stage_writes_to_what_comes_in_is_written_back() -> None:
+    class Writes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Linear(4, 4) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            value = self.first(x)
+            other = self.second(value)
+            value.mul_(3.0)
+            result: torch.Tensor = self.third(other) + value
+            return result
+
+    torch.manual_seed(1)
+    model, x = Writes().to(HALF).eval(), torch.randn(2, 4).to(HALF)
+    program = trace(model, (x,), training=False)
+    names = [layer.name for layer in program.graph.layers]
+    for cut in program.graph.legal_cuts:
+        stages = [
+            StagePlacement(layers=(names[0],), device=CPU),
+            StagePlacement(layers=(names[cut],), device=CPU, dtype="float16"),
+        ]
+        with torch.no_grad():
+            assert error(SplitModule(copy.deepcopy(model), stages, tracer)(x), model(x)) < 0.01
+    (found,) = replace(program, stage_dtype="float16").segment(0, len(names))(x)
+    assert error(found, model(x)) < 0.01
 
 
 def test_bits_of_the_models_type_and_autocast_are_refused() -> None:

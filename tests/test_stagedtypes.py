@@ -10,8 +10,9 @@ from torch import nn
 import autopart
 from autopart import verbs
 from autopart.errors import MismatchError
+from autopart.planning.costing.memory import stage_facts
 from autopart.profiling import kind
-from autopart.schema.graph import Graph, Weight, Work
+from autopart.schema.graph import Graph, Value, Weight, Work
 from autopart.schema.job import Job
 from autopart.stagedtypes import held_graph, stage_dtype, timed_graph
 from tests.planning.problems import chain
@@ -47,12 +48,46 @@ def test_a_kind_computes_in_a_type_that_it_has(name: str, dtype: str, inference:
 
 def test_float16_holds_as_many_bytes_and_float32_twice_as_many() -> None:
     graph = half_chain(training=False)
-    assert held_graph(graph, "") is graph and held_graph(graph, "float16") is graph
+    assert held_graph(graph, "") is graph and held_graph(graph, "float16") == graph, "what crosses is of float32"
     full = held_graph(graph, "float32")
     assert [weight.bytes for weight in full.weights] == [200, 200]
     assert [layer.saved_bytes for layer in full.layers] == [2 * layer.saved_bytes for layer in graph.layers]
     own = half_chain(training=False, dtype="float32")
     assert [weight.bytes for weight in held_graph(own, "float32").weights] == [100, 100]
+
+
+def crossed_in_half(*, training: bool) -> Graph:
+    """Three layers that may be cut after the first; 10, 20, 40, 80 bytes cross, of which the inputs are indices."""
+    made = chain(3, value_bytes=[10, 20, 40, 80], peak_bytes=10, saved_bytes=60, legal_cuts=(1,), training=training)
+    values = tuple(
+        replace(value, dtype="bfloat16" if value.producer >= 0 else "int64", saved_by=value.producer + 1)
+        for value in made.values
+    )
+    return replace(made, values=values)
+
+
+@pytest.mark.parametrize(("dtype", "wider"), [("float16", 1), ("float32", 2)])
+def test_in_inference_what_leaves_a_stage_is_there_in_both_types(dtype: str, wider: int) -> None:
+    """No stage ends with the second layer."""
+    held = held_graph(crossed_in_half(training=False), dtype)
+    assert [layer.peak_bytes for layer in held.layers] == [wider * 20 + 20, wider * 40, wider * 80 + 80]
+    assert held.values == crossed_in_half(training=False).values
+    skipping = replace(crossed_in_half(training=False), values=(
+        *held.values, Value(name="skip", producer=0, consumers=(2,), bytes=7, shape=(), dtype="bfloat16",
+                            differentiable=False),
+    ))  # fmt: skip
+    peaks = [layer.peak_bytes for layer in held_graph(skipping, dtype).layers]
+    assert peaks == [wider * 27 + 27, wider * 40 + (wider - 1) * 7, wider * 80 + 80]
+
+
+def test_in_training_what_enters_is_saved_beside_the_buffer_that_it_came_in() -> None:
+    graph = crossed_in_half(training=True)
+    held = held_graph(graph, "float32")
+    before, now = (stage_facts(each, 1, 3) for each in (graph, held))
+    assert before.saved == 2 * 60 - 20 and now.saved == 2 * 2 * 60
+    assert now.incoming == 2 * before.incoming
+    images = replace(graph, values=(replace(graph.values[0], dtype="bfloat16"), *graph.values[1:]))
+    assert held_graph(images, "float32").values[0].bytes == 3 * 10
 
 
 def test_in_training_a_copy_stands_beside_every_weight_once() -> None:

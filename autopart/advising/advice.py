@@ -32,26 +32,35 @@ def advised(
 ) -> Plan:
     """The plan with advice, and with what would change it; as it is where that cannot be said of its kind.
 
-    That can be said of the fastest plans, not of other objectives, simpler methods, or schedules with several stages
-    per device.  ``candidates`` are those that the planner had; where text is generated, for the plan's number of
-    groups, with ``others`` for other numbers.  ``more`` advice is sought in the same way.
+    That can be said of the fastest plans, not of other objectives or simpler methods.  Under schedules with several
+    stages per device this plan is simulated, its cuts moved anew for every change.
+
+    ``candidates`` are those that the planner had; where text is generated, for the plan's number of groups, with
+    ``others`` for other numbers.  ``more`` advice is sought in the same way.
     """
     problem = Problem(plan=plan, candidates=candidates, cluster=plan.cluster, job=plan.job, others=others)
     if not planning.can_vary(plan) or problem.kept is None:
         return plan
     if abs(problem.kept.step_seconds / _predicted(plan) - 1) > (SAME_ROUND if problem.generates else SAME):
         return plan  # what is solved here is not what was planned
-    finders = (*FINDERS, *more)
+    looped = planning.is_looped(plan.job)
+    finders = LOOPED_FINDERS if looped else (*FINDERS, *more)
     found: list[Advice] = []
     for done, find in enumerate(finders):
         progress("what if", done, len(finders) + 1)
         found += find(problem)
     progress("what if", len(finders), len(finders) + 1)
+    found = [_by_simulation(each) for each in found] if looped else found
     changes = sensitivities(problem.lean)
     progress("what if", len(finders) + 1, len(finders) + 1)
     return dataclasses.replace(
         plan, advice=tuple(sorted(found, key=lambda each: -(each.gain or 0.0))), sensitivity=changes
     )
+
+
+def _by_simulation(advice: Advice) -> Advice:
+    """Of looped plans: only another schedule is planned anew."""
+    return advice if advice.code == "schedule" else dataclasses.replace(advice, basis="simulated")
 
 
 def _predicted(plan: Plan) -> float:
@@ -123,7 +132,8 @@ def _adds(problem: Problem) -> Iterator[Advice]:
     for device in {each.kind: each for each in used}.values():
         best = problem.without(device.name).solved
         if best is None:
-            yield Advice(code="device-adds", message=f"without {device.name} nothing fits", gain=None, basis="solved")
+            what = "nothing tried fits" if planning.is_looped(problem.job) else "nothing fits"
+            yield Advice(code="device-adds", message=f"without {device.name} {what}", gain=None, basis="solved")
             continue
         gain = problem.gain(best)
         word = f"{device.name} adds {1 / gain - 1:.1%}" if gain < 1 else f"{device.name} adds nothing"
@@ -246,8 +256,23 @@ def _link(problem: Problem) -> Iterator[Advice]:
     )
 
 
+def _as_it_is(problem: Problem) -> Iterator[Advice]:
+    """What variants of a looped plan are."""
+    yield Advice(
+        code="schedule", gain=None, basis="simulated",
+        message=f"--schedule {problem.job.schedule}: what changes do is simulated on this plan's devices in this "
+        "order, with its cuts moved; other orders and numbers of stages are not tried again",
+    )
+
+
+_ANY_COUNT = _freed("microbatches", "leave --microbatches to the planner", microbatches=None)
+_ANY_SCHEDULE = _freed("schedule", "leave --schedule to the planner", schedule=None)
+
 FINDERS: tuple[Finder, ...] = (
-    splitting, bound, _leave_out, _adds, _larger_batch,
-    _freed("microbatches", "leave --microbatches to the planner", microbatches=None),
-    _freed("schedule", "leave --schedule to the planner", schedule=None), _compress, _groups, _uneven, _link,
+    splitting, bound, _leave_out, _adds, _larger_batch, _ANY_COUNT, _ANY_SCHEDULE, _compress, _groups, _uneven, _link,
 )  # fmt: skip
+
+LOOPED_FINDERS: tuple[Finder, ...] = (
+    splitting, bound, _adds, _larger_batch, _ANY_COUNT, _ANY_SCHEDULE, _compress, _link, _as_it_is
+)
+"""of plans with several stages per device; why devices are left out the plan says itself"""

@@ -65,7 +65,12 @@ class Problem:
         return min(filter(None, best), key=lambda each: each.step_seconds, default=None)
 
     def _of_case(self, case: Case, using: tuple[str, int] | None) -> Variant | None:
-        """The best of one case; where text is generated with no more stages than groups, as the planner has it."""
+        """The best of one case; where text is generated with no more stages than groups, as the planner has it.
+
+        With several stages per device it is this plan with its cuts moved, or one device alone.
+        """
+        if planning.is_looped(case.job):
+            return planning.moved_variant(self.plan, case.candidates, self.cluster, case.job)
         best = planning.best_variant(case.candidates, self.cluster, case.job, using=using, tolerance=SAME / 4)
         if best is None or not self.others or not 1 < best.num_microbatches < len(best.devices):
             return best
@@ -90,7 +95,9 @@ class Problem:
     @property
     def alone(self) -> Variant | None:
         """The best plan for one device; None if none holds the model."""
-        return self.with_job(stages=1, tensor_parallel=1, data_parallel=1, microbatches=None).solved
+        schedule = None if planning.is_looped(self.job) else self.job.schedule
+        words = {"stages": 1, "tensor_parallel": 1, "data_parallel": 1, "microbatches": None, "schedule": schedule}
+        return self.with_job(**words).solved
 
     @property
     def best(self) -> Variant | None:

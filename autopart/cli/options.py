@@ -9,6 +9,7 @@ import typer
 
 from autopart.cli.outputs import writable
 from autopart.errors import UsageError
+from autopart.schema.job import usual_optimizer
 
 __all__ = [
     "Batch",
@@ -59,7 +60,7 @@ def optimizer_of(mode: str, optimizer: str | None) -> str:
     """
     if mode != "train" and optimizer not in (None, "none"):
         raise UsageError(f"--optimizer {optimizer} has no use in inference; add --mode train, or leave it out")
-    return optimizer or {"train": "adamw"}.get(mode, "none")
+    return optimizer or usual_optimizer(mode)
 
 
 ModelText = Annotated[str, typer.Argument(

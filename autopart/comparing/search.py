@@ -30,7 +30,7 @@ def searched(
     sized = source if generates else modelsource.with_batch(source, words["batch"])
     profile = profile_source(
         sized, devices=",".join(f"1x{name}" for name in names), mode=mode,
-        optimizer=words.get("optimizer", "none"), progress=progress,
+        optimizer=words.get("optimizer"), progress=progress,
     )
     speeds = {
         row.kind: profile.batch_size / (sum(row.forward_seconds) + sum(row.backward_seconds)) for row in profile.kinds

@@ -20,7 +20,7 @@ from autopart.progress import Progress, silent
 from autopart.schema.comparison import Added, Comparison, Criterion, DeviceSet
 from autopart.schema.device import Cluster
 from autopart.schema.generation import Requests
-from autopart.schema.job import Job
+from autopart.schema.job import Job, usual_optimizer
 from autopart.schema.plan import Plan
 from autopart.verbs import plan_source
 
@@ -52,7 +52,7 @@ def compare_source(
     """
     generates = words.get("mode") == "generate"
     requests = requests_of(words)[0] if generates else None
-    words = words if generates else {**words, "batch": words.get("batch") or modelsource.batch_of(source)}
+    words = words if generates else _spelled_out(words, source)
     found, remarks = searched(source, catalogue, most_sets, progress, words) if catalogue else ((), ())
     wanted = {_name(each): each for each in (*device_sets, *found)}
     if not wanted:
@@ -77,6 +77,14 @@ def compare_source(
         remarks=(*remarks, *_unpriced(rows)),
         requests=requests, tokens_per_sample=per_sample,
     )
+
+
+def _spelled_out(words: dict[str, Any], source: Source) -> dict[str, Any]:
+    """The words with those that follow from the model and the mode."""
+    return {
+        **words, "batch": words.get("batch") or modelsource.batch_of(source),
+        "optimizer": words.get("optimizer") or usual_optimizer(words.get("mode", "infer")),
+    }  # fmt: skip
 
 
 def _cluster(devices: str | Cluster, source: Source) -> Cluster:

@@ -13,7 +13,7 @@ from autopart.progress import Progress, silent
 from autopart.schema.alternatives import Alternative
 from autopart.schema.plan import Check, Plan
 from autopart.sizes import candidates
-from autopart.splitting import StagePlacement
+from autopart.splitting import side_by_side
 from autopart.tracecache import traced
 from autopart.verbs import DeviceSpec, check_source, plan_source
 
@@ -59,7 +59,7 @@ def _checked(plan: Plan, source: Source) -> Plan:
     """The plan with the checks of its split, all its stages standing where the model's weights are."""
     piece = with_batch(source, plan.job.batch // plan.schedule.num_microbatches)
     device = traced(piece, training=plan.job.mode == "train", opaque=plan.model.opaque).device
-    stages = tuple(StagePlacement(layers=stage.layers, device=device) for stage in plan.stages)
+    stages = side_by_side(plan, device)
     try:
         checks = check_source(plan, piece, stages)
     except MismatchError as error:

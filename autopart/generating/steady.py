@@ -32,6 +32,15 @@ STEP = re.compile(r"(?: with \d+ micro-batch(?:es)?)?, [^,;()]+ a step")
 
 STEPS = re.compile(r" \([^()]* a step\)")
 
+PIPELINES = "plans pipelines of one device a stage"
+REFUSED = {
+    "compress": "sends what crosses as it is",
+    "stage_dtype": "computes all stages in the model's type (float16, with --dtype, is one that most kinds have)",
+    "schedule": "has no backward to order",
+    "optimizer": "does not train",
+    "recompute": "does not train",
+}
+
 LENGTH = 2
 """tokens of a sequence in the traces (of 3 sequences and more); a single one is a case of its own to some models"""
 
@@ -58,7 +67,7 @@ def requests_of(words: dict[str, Any]) -> tuple[Requests, dict[str, Any]]:
     }
     for name, value in fixed.items():
         if left.get(name, value) != value:
-            raise UsageError(f"--mode generate plans pipelines only; leave --{name.replace('_', '-')} out")
+            raise UsageError(f"--mode generate {REFUSED.get(name, PIPELINES)}; leave --{name.replace('_', '-')} out")
     if left.get("objective", "throughput") not in ("throughput", "latency"):
         raise UsageError(f"--objective {left['objective']} is not for --mode generate; give throughput or latency")
     return requests, left

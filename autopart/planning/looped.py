@@ -21,22 +21,25 @@ from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
+import numpy.typing as npt
 import pulp
 
-from autopart.errors import InfeasibleError, UsageError
+from autopart.errors import UsageError
 from autopart.planning.costing.costs import Layout, short_bytes
 from autopart.planning.costing.groups import group_devices
 from autopart.planning.costing.memory import NUM_OPTIMIZER_STATES
 from autopart.planning.costing.tables import choose_boundaries
 from autopart.planning.searching.optimum import Optimum
 from autopart.planning.searching.options import LOOPED, Option, evaluate
-from autopart.planning.solving.effort import Effort
+from autopart.planning.solving.effort import Effort, IsOver, never
 from autopart.progress import Progress
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 
-__all__ = ["MOST_ROUNDS", "balance_seconds", "check_looped", "find_looped", "is_looped"]
+__all__ = ["MOST_ROUNDS", "balance_seconds", "check_looped", "find_looped", "fits_looped", "is_looped", "moved_cuts"]
+
+Floats = npt.NDArray[np.float64]
 
 MOST_ROUNDS = 4
 """stages per device that are tried; more of them shorten the bubble less and less, and each costs a transfer"""
@@ -73,35 +76,45 @@ def check_looped(job: Job) -> None:
 def find_looped(
     candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort, progress: Progress
 ) -> Optimum:
-    """The best placements met, and the bound that no plan is below.
-
-    Raises:
-        InfeasibleError: none fits.
-    """
+    """The best placements met, and the bound that no plan is below; where none fits, the one that is closest to it."""
     options, misfits = list[Option](), list[Option]()
     tried = [(candidate, placement) for candidate in candidates for placement in _placements(candidate, cluster, job)]
     for done, (candidate, placement) in enumerate(tried):
         progress("planning", done, len(tried))
         if not effort.is_over() or not options:
-            found = _Search(candidate, cluster, job, placement, effort).best()
+            found = _Search(candidate, cluster, job, placement, effort.is_over).best()
             if found is not None:
                 (misfits if found.misfit else options).append(found)
     progress("planning", len(tried), len(tried))
-    if not options:
-        raise _nothing_fits(misfits, job)
+    options = options or sorted(misfits, key=_key)[:1]
+    bound = min(balance_seconds(each, cluster, job) for each in candidates)
     return Optimum(
-        options=tuple(options), bound_seconds=min(balance_seconds(each, cluster, job) for each in candidates),
-        bound=BOUND, closed=False, solver="highs", num_programs=len(candidates), remark="", merged=False,
+        options=tuple(options), bound_seconds=bound, bound=BOUND, closed=False, solver="highs",
+        num_programs=len(candidates), remark="", merged=False,
     )
 
 
-def _nothing_fits(misfits: list[Option], job: Job) -> InfeasibleError:
-    closest = min(misfits, key=_key, default=None)
-    why = f"; the closest: {closest.misfit}" if closest else f" for --stages {job.stages}: not enough devices or cuts"
-    return InfeasibleError(
-        f"no placement tried for --schedule {job.schedule} fits{why}; use --schedule 1f1b, which keeps fewer "
-        "micro-batches, or more --microbatches"
-    )
+def fits_looped(candidate: Candidate, cluster: Cluster, job: Job, effort: Effort) -> bool:
+    """Whether some placement tried of a candidate fits."""
+    if math.isinf(balance_seconds(candidate, cluster, job)):
+        return False
+    for placement in _placements(candidate, cluster, job):
+        if effort.is_over():
+            return False
+        found = _Search(candidate, cluster, job, placement, effort.is_over, until_it_fits=True).best()
+        if found is not None and not found.misfit:
+            return True
+    return False
+
+
+def moved_cuts(
+    candidate: Candidate, cluster: Cluster, job: Job, placement: tuple[str, ...], boundaries: tuple[int, ...] = ()
+) -> Option | None:
+    """The best cuts met on devices in this order, from cuts that are known if there are any; None if there are too few.
+
+    Whether the option fits it says itself.
+    """
+    return _Search(candidate, cluster, job, placement, never, boundaries=boundaries).best()
 
 
 def _placements(candidate: Candidate, cluster: Cluster, job: Job) -> Iterator[tuple[str, ...]]:
@@ -151,18 +164,22 @@ class _Search:
     cluster: Cluster
     job: Job
     placement: tuple[str, ...]
-    effort: Effort
+    out_of_time: IsOver
+    until_it_fits: bool = False
+    """not until it is fast"""
+    boundaries: tuple[int, ...] = ()
+    """to start from; (): where all stages take about the same time"""
 
     def best(self) -> Option | None:
         """The best cuts met, or None if there are too few."""
         allowed = choose_boundaries(self.candidate.graph, self._layer_seconds().mean(axis=0), MOST_CUTS)
         if len(allowed) < len(self.placement) + 1:
             return None
-        cuts = self._start(allowed)
+        cuts = self._nearest(allowed) if self.boundaries else self._start(allowed)
         option = self._option(allowed, cuts)
         for stride in STRIDES:
             improved = True
-            while improved and not self.effort.is_over():
+            while improved and not self.out_of_time() and not (self.until_it_fits and not option.misfit):
                 improved = False
                 for place in range(1, len(self.placement)):
                     for step in (-stride, stride):
@@ -173,7 +190,7 @@ class _Search:
                                 option, cuts, improved = other, moved, True
         return option
 
-    def _layer_seconds(self) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def _layer_seconds(self) -> Floats:
         """[stage, layer]: forward and backward on the stage's device."""
         rows = []
         for name in self.placement:
@@ -189,10 +206,18 @@ class _Search:
         goals = np.cumsum(rates) / rates.sum()
         elapsed = np.concatenate(([0.0], np.cumsum(seconds.mean(axis=0))))[list(allowed)]
         elapsed = elapsed / max(float(elapsed[-1]), 1e-12)
-        last, cuts = len(allowed) - 1, [0]
-        for place, goal in enumerate(goals[:-1], start=1):
-            nearest = int(np.abs(elapsed - goal).argmin())
-            cuts.append(min(max(nearest, cuts[-1] + 1), last - (len(self.placement) - place)))
+        return self._ascending(elapsed, goals[:-1])
+
+    def _nearest(self, allowed: tuple[int, ...]) -> list[int]:
+        """Positions in ``allowed`` next to the boundaries."""
+        return self._ascending(np.asarray(allowed, dtype=np.float64), np.asarray(self.boundaries[1:-1]))
+
+    def _ascending(self, places: Floats, goals: Floats) -> list[int]:
+        """From the first to the last of these places the ones next to the goals, each once."""
+        last, cuts = len(places) - 1, [0]
+        for number, goal in enumerate(goals, start=1):
+            nearest = int(np.abs(places - goal).argmin())
+            cuts.append(min(max(nearest, cuts[-1] + 1), last - (len(self.placement) - number)))
         return [*cuts, last]
 
     def _option(self, allowed: tuple[int, ...], cuts: list[int]) -> Option:

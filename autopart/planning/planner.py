@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning.advice import reasons, verdict_of
+from autopart.planning.aiming.existence import first_fitting
 from autopart.planning.aiming.objectives import SEARCHES, beyond_limits, least_of
 from autopart.planning.aiming.quantities import choose, keeps_limits, with_rents
 from autopart.planning.assemble import assemble
 from autopart.planning.baselines import BASELINES, best_single_device, evaluate_baseline, summarise
 from autopart.planning.check import check
 from autopart.planning.costing.wishes import check_wishes
-from autopart.planning.infeasible import infeasibility
+from autopart.planning.infeasible import infeasibility, looped_infeasibility
 from autopart.planning.looped import MOST_ROUNDS, check_looped, find_looped, is_looped
 from autopart.planning.searching.optimum import SMALLEST_GAP, Optimum, allowed_candidates, proof_of
 from autopart.planning.searching.options import Option
@@ -52,6 +53,9 @@ def plan(
     optimum = search(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
     pool = _pool(optimum, rivals, allowed, cluster, job)
+    if not pool and not optimum.closed and not is_looped(job):
+        late = first_fitting(allowed, cluster, job, _extended(effort, job))
+        pool = _pool(replace(optimum, options=late), rivals, allowed, cluster, job)
     if not pool:
         raise _none(candidates, allowed, cluster, job, effort, optimum)
     chosen = (
@@ -161,7 +165,7 @@ def _pool(
     wishes = job.pins or job.forbidden or job.together
     alone = [rivals.single] if any(rivals.single.candidate is each for each in allowed) else []
     simpler = () if wishes and job.method == "optimal" else (*rivals.splits.values(), *alone)
-    pool = [*optimum.options, *(o for o in simpler if o is not None and not o.misfit)]
+    pool = [option for option in (*optimum.options, *simpler) if option is not None and not option.misfit]
     wanted = (option for option in pool if job.stages in (None, option.layout.num_stages))
     return [option for option in wanted if keeps_limits(option, cluster, job)]
 
@@ -172,6 +176,8 @@ def _none(
 ) -> InfeasibleError:
     """The error to raise where there is no plan."""
     patient = _extended(effort, job)
+    if is_looped(job):
+        return looped_infeasibility(candidates, allowed, cluster, job, patient, next(iter(optimum.options), None))
     limits = beyond_limits(allowed, cluster, job, patient)
     if limits is not None:
         return limits

@@ -37,7 +37,7 @@ class Variant:
     @property
     def num_devices(self) -> int:
         """Devices in use."""
-        return sum(len(names) for names in self.devices)
+        return len({name for names in self.devices for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

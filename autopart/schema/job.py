@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = [
     "Compress", "Job", "Method", "Mode", "Objective", "Optimizer", "Recompute", "ScheduleName", "SolverName",
-    "StageDtype",
+    "StageDtype", "usual_optimizer",
 ]  # fmt: skip
 
 Mode = Literal["infer", "train"]
@@ -113,3 +113,8 @@ class Job:
             raise ValueError("rents must not be negative")
         if self.objective == "devices" and self.max_usd_per_hour is not None:
             raise ValueError("the fewest devices are not the cheapest: give a price limit or the objective devices")
+
+
+def usual_optimizer(mode: str) -> Optimizer:
+    """What a job has that names no optimizer, on the command line and from Python: adamw in training, else none."""
+    return "adamw" if mode == "train" else "none"

@@ -11,7 +11,7 @@ from autopart import planning
 from autopart.advising import advised
 from autopart.schema.advice import Advice, Sensitivity
 from autopart.schema.device import Cluster
-from autopart.schema.job import Job
+from autopart.schema.job import Job, ScheduleName
 from autopart.schema.plan import Plan
 from autopart.schema.problem import Candidate
 from tests.planning.problems import GB, candidate, chain, cluster, device, link
@@ -173,6 +173,57 @@ def test_plans_of_groups_are_advised_too() -> None:
     without = planning.plan((problem,), cluster(FAST, SLOW), job).prediction.step_seconds
     assert any(f"c adds {without / plan.prediction.step_seconds - 1:.1%}" in each for each in adds)
     assert sensitivity(plan, "speed", "fast").doubled.best_seconds is not None
+
+
+def looped(schedule: ScheduleName, devices: Cluster, num_microbatches: int = 4) -> Plan:
+    problem = candidate(
+        chain(8, training=True, value_bytes=100), {"fast": (1.0,) * 8, "slow": (3.0,) * 8}, num_microbatches
+    )
+    job = Job(mode="train", batch=problem.batch, optimizer="sgd", schedule=schedule)
+    return advised(planning.plan((problem,), devices, job), (problem,))
+
+
+@pytest.mark.parametrize("schedule", ["interleaved", "zero-bubble"])
+def test_plans_with_several_stages_per_device_are_advised_by_simulation(schedule: ScheduleName) -> None:
+    plan = looped(schedule, cluster(FAST, SLOW))
+    assert {each.basis for each in plan.advice} == {"simulated"}
+    assert any("what changes do is simulated on this plan's devices" in each.message for each in plan.advice)
+    larger = looped(schedule, cluster(FAST, SLOW), 16).prediction.throughput_per_second
+    gain = advice(plan, "larger-batch").gain
+    assert gain is not None and 1.02 < gain <= larger / plan.prediction.throughput_per_second * (1 + 1e-9)
+    alone = 4 * 8 * 3.0 + 8 * 0.1  # forward, twice that backward, and the update
+    adds = next(each.message for each in plan.advice if each.message.startswith("b adds"))
+    assert f"b adds {alone / plan.prediction.step_seconds - 1:.1%}" in adds
+    assert advice(plan, "splitting").message.startswith("splitting pays")
+    for kind in ("fast", "slow"):
+        both = sensitivity(plan, "speed", kind).doubled
+        assert both.kept_seconds is not None and both.best_seconds is not None
+        assert both.best_seconds <= both.kept_seconds * (1 + 1e-9) < plan.prediction.step_seconds * (1 + 1e-9)
+
+
+def test_a_looped_plan_with_twice_the_speed_takes_half_the_time_with_the_same_cuts() -> None:
+    plan = looped("interleaved", cluster(FAST, device("c")))
+    both = sensitivity(plan, "speed", "fast").doubled
+    assert both.kept_seconds == pytest.approx(plan.prediction.step_seconds / 2, rel=1e-3) and not both.instead
+    assert len(plan.stages) > 2
+
+
+def test_where_cuts_have_to_move_they_do_and_memory_is_kept() -> None:
+    """With three times the speed the slow device takes more layers, and half the memory is not enough."""
+    plan = looped("interleaved", cluster(FAST, SLOW))
+    found = sensitivity(plan, "speed", "slow")
+    assert "moves" in found.doubled.instead and (found.other_above or 9.0) <= 2.0
+    needed = max(
+        sum(stage.peak_bytes for stage in plan.stages if stage.devices == (name,)) for name in ("a", "b")
+    )
+    tight = cluster(*(dataclasses.replace(each, memory_bytes=needed) for each in (FAST, SLOW)))
+    halved = sensitivity(looped("interleaved", tight), "memory", "fast").halved
+    assert halved.kept_seconds is None
+
+
+def test_of_a_looped_schedule_on_one_device_nothing_is_said() -> None:
+    plan = looped("interleaved", cluster(FAST))
+    assert len(plan.stages) == 1 and not plan.advice
 
 
 @pytest.mark.parametrize("words", [{"objective": "memory"}, {"method": "even"}])

@@ -178,7 +178,8 @@ def test_latency_is_the_time_to_the_first_token(small: Source) -> None:
 
 @pytest.mark.parametrize(("words", "message"), [
     ({"batch": 4}, "--concurrency"),
-    ({"tensor_parallel": 2}, "pipelines only"),
+    ({"tensor_parallel": 2}, "of one device a stage; leave --tensor-parallel out"),
+    ({"stage_dtype": "auto"}, r"in the model's type \(float16.*; leave --stage-dtype out"),
     ({"objective": "cost"}, "throughput or latency"),
     ({"prompt_tokens": 0}, "prompt_tokens must be at least 1"),
     ({"prompt_tokens": 4096}, "knows 4096 positions"),

@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from autopart.errors import InfeasibleError
 from autopart.planning import plan
 from autopart.schema.device import Cluster
-from autopart.schema.job import Job
+from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 from tests.planning.problems import candidate, chain, cluster, device
 
@@ -100,23 +101,69 @@ def test_where_every_device_is_too_small_the_factor_is_named() -> None:
     devices = cluster(device("a", memory_bytes=50 * MB), device("b", memory_bytes=50 * MB))
     message = message_of((weights(),), devices, Job(batch=4, stages=2))
     assert re.search(r"\d\.\d\dx on each\) would do", message)
+    assert "no single change" in message
 
 
-def test_stages_that_nothing_links_exist_with_no_memory() -> None:
-    devices = Cluster(devices=(device("a"), device("b")))
-    assert "no plan exists whatever the memory" in message_of((weights(),), devices, Job(batch=4, stages=2))
+def test_where_every_device_is_too_small_a_change_of_the_job_is_suggested_and_fits() -> None:
+    chosen = weights(4, train=True)
+    devices = cluster(device("a", memory_bytes=450 * MB), device("b", memory_bytes=450 * MB))
+    job = Job(batch=4, mode="train", optimizer="adamw", stages=2, schedule="1f1b")
+    message = message_of((chosen,), devices, job)
+    assert re.search(r"x on each\) would do; it fits with --optimizer sgd$", message)
+    assert len(plan((chosen,), devices, replace(job, optimizer="sgd")).stages) == 2
 
 
-def test_a_baseline_that_does_not_fit_says_what_does() -> None:
-    devices = cluster(device("a", memory_bytes=350 * MB), device("b", memory_bytes=150 * MB))
-    message = message_of((weights(),), devices, Job(batch=4, method="even"))
-    assert "method 'even' does not fit: b is short by" in message
-    assert "--method optimal" in message
+def in_float32(made: Candidate) -> Candidate:
+    """As --stage-dtype auto would have it on a kind without units for bfloat16, in training."""
+    weights = tuple(replace(weight, dtype="bfloat16") for weight in made.graph.weights)
+    kinds = tuple(replace(row, dtype="float32") for row in made.profile.kinds)
+    return replace(
+        made, graph=replace(made.graph, weights=weights), profile=replace(made.profile, kinds=kinds)
+    )
 
 
-def test_recomputing_is_suggested_and_fits() -> None:
-    chosen = weights(2, weight_bytes=1000, train=True, saved_bytes=100 * MB, value_bytes=1000)
-    devices = cluster(device("a", memory_bytes=300 * MB))
-    job = Job(batch=4, mode="train", optimizer="sgd", microbatches=2)
-    assert "it fits with --recompute auto" in message_of((chosen,), devices, job)
-    assert all(stage.recompute for stage in plan((chosen,), devices, replace(job, recompute="auto")).stages)
+@pytest.mark.parametrize("train", [False, True])
+def test_keeping_types_is_suggested_where_float32_takes_too_much_and_fits(train: bool) -> None:
+    chosen = in_float32(weights(4, train=train))
+    chosen = replace(chosen, graph=replace(chosen.graph, weights=tuple(
+        replace(each, num_elements=each.bytes // 2) for each in chosen.graph.weights
+    )))  # fmt: skip
+    devices = cluster(device("a", memory_bytes=1000 * MB if train else 450 * MB))
+    job = Job(batch=4, mode="train" if train else "infer", optimizer="sgd" if train else "none", stage_dtype="auto")
+    assert "it fits with --stage-dtype keep" in message_of((chosen,), devices, job)
+    kept = replace(chosen, profile=replace(
+        chosen.profile, kinds=tuple(replace(row, dtype="") for row in chosen.profile.kinds)
+    ))  # fmt: skip
+    assert plan((kept,), devices, replace(job, stage_dtype="keep")).stages
+    small = cluster(device("a", memory_bytes=100 * MB))
+    assert "stage-dtype" not in message_of((chosen,), small, job)
+
+
+def looped_chain(num_microbatches: int) -> Candidate:
+    graph = chain(4, weight_bytes=50 * MB, saved_bytes=20 * MB, training=True, batch_size=16 // num_microbatches)
+    return candidate(graph, {"fast": [1e-3] * 4}, num_microbatches)
+
+
+@pytest.mark.parametrize(("schedule", "memory", "counts", "helps", "words"), [
+    ("looped-bfs", 700, (16,), "--schedule 1f1b", {"schedule": "1f1b"}),
+    ("looped-bfs", 700, (4, 16), "--microbatches 4", {"microbatches": 4}),
+    ("interleaved", 500, (16,), "--optimizer sgd", {"optimizer": "sgd"}),
+    ("zero-bubble", 500, (16,), "--optimizer sgd", {"optimizer": "sgd"}),
+])  # fmt: skip
+def test_for_looped_schedules_a_change_is_suggested_and_fits(
+    schedule: ScheduleName, memory: int, counts: tuple[int, ...], helps: str, words: dict[str, Any]
+) -> None:
+    chosen = tuple(map(looped_chain, counts))
+    devices = cluster(*(device(name, memory_bytes=memory * MB) for name in "ab"))
+    job = Job(batch=16, mode="train", optimizer="adamw", schedule=schedule, microbatches=16)
+    message = message_of(chosen, devices, job)
+    assert re.search(rf"no placement tried for --schedule {schedule} fits; the closest: [ab] is short by", message)
+    assert message.endswith(f"it fits with {helps}")
+    assert plan(chosen, devices, replace(job, **words)).stages
+
+
+def test_for_looped_schedules_that_no_change_helps_is_said() -> None:
+    chosen = replace(looped_chain(4), graph=replace(looped_chain(4).graph, legal_cuts=(2,)))
+    devices = cluster(*(device(name, memory_bytes=50 * MB) for name in "ab"))
+    job = Job(batch=16, mode="train", optimizer="sgd", schedule="interleaved")
+    assert "no single change of the job" in message_of((chosen,), devices, job)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning import check, plan
 from autopart.schema.device import Cluster
-from autopart.schema.job import Job, Method, SolverName
+from autopart.schema.job import Job, Method, Objective, SolverName
 from autopart.schema.plan import Plan
 from autopart.schema.problem import Candidate
 from tests.planning.problems import best_by_brute_force, candidate, chain, cluster, device, link, problems
@@ -290,6 +290,26 @@ def test_out_of_time_the_plan_is_feasible_with_a_valid_bound() -> None:
     assert result.proof.outcome == "feasible"
     assert result.proof.bound_seconds <= best.proof.objective_seconds
     assert any(warning.code == "gap-not-reached" for warning in result.warnings)
+
+
+@pytest.mark.parametrize("objective", ["throughput", "latency", "memory", "devices"])
+def test_out_of_time_there_is_a_plan_even_where_no_simpler_way_fits(objective: Objective) -> None:
+    """Every layer fits on one of the devices only, in an order that no baseline tries."""
+    graph = chain(4, weight_bytes=[30_000, 40_000, 10_000, 20_000], value_bytes=100, peak_bytes=100)
+    chosen = candidate(graph, {kind: [1e-3] * 4 for kind in "abcd"}, 4)
+    devices = cluster(*(
+        device(kind, kind=kind, memory_bytes=10_000 * (index + 1) + 6000) for index, kind in enumerate("abcd")
+    ))  # fmt: skip
+    ticks = iter(range(10**9))
+    job = Job(batch=4, objective=objective, time_limit_seconds=0.5)
+    found = plan((chosen,), devices, job, clock=lambda: float(next(ticks)))
+    assert [stage.devices for stage in found.stages] == [("c",), ("d",), ("a",), ("b",)]
+    assert found.proof.outcome == "feasible" and 0 < found.proof.bound_seconds <= found.proof.objective_seconds
+    assert not any(each.fits for each in found.baselines)
+    assert any(warning.code == "gap-not-reached" for warning in found.warnings)
+    late = Job(batch=4, max_step_seconds=1e-3, time_limit_seconds=0.5)
+    with pytest.raises(InfeasibleError, match="no plan was found within"):
+        plan((chosen,), devices, late, clock=lambda: float(next(ticks)))
 
 
 def test_a_profile_without_a_devices_kind_is_refused() -> None:

@@ -13,12 +13,12 @@ from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.optimum import instances_of, is_large, options_of
 from autopart.planning.searching.options import Option
 from autopart.planning.searching.settling import keeping_rows
-from autopart.planning.solving.effort import Effort
+from autopart.planning.solving.effort import Effort, never
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 
-__all__ = ["Existence", "any_plan"]
+__all__ = ["Existence", "any_plan", "first_fitting"]
 
 COARSE = 0.05
 """how closely the least threshold is looked for where only a path is wanted"""
@@ -56,6 +56,21 @@ def any_plan(
                 return Existence(options=tuple(met), none=False, solvers=frozenset(solvers))
             none = none and settled and not path
     return Existence(options=(), none=none, solvers=frozenset(solvers))
+
+
+def first_fitting(candidates: tuple[Candidate, ...], cluster: Cluster, job: Job, effort: Effort) -> tuple[Option, ...]:
+    """Plans that fit, of the first candidate that has any, by one sweep of the dynamic program over each problem.
+
+    For searches that ended before they met a plan: a sweep over a problem that is not large takes no look at the clock,
+    so that even a machine that is busy with other things has a plan.
+    """
+    for candidate in candidates:
+        for instance in instances_of(candidate, cluster, job):
+            patience = effort.is_over if is_large(instance) else never
+            path = best_path(replace(instance, repeats=0), out_of_time=patience)
+            if met := options_of(candidate, cluster, job, instance, path):
+                return tuple(met)
+    return ()
 
 
 MOST_ARCS = 20_000
