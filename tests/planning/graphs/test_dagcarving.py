@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 import itertools
 import math
 from dataclasses import replace
@@ -67,13 +68,17 @@ def test_a_device_that_takes_a_middle_pays_twice() -> None:
     assert 2.25 * (1 - 1e-3) <= found <= 2.5
 
 
+def clock_of(turns: int) -> Callable[[], bool]:
+    """Is over when it was asked so often."""
+    left = iter(range(turns))
+    return lambda: next(left, None) is None
+
+
 def test_out_of_time_the_known_bound_is_kept() -> None:
     problem = light(inception(4, accelerators=3))
+    known = balance(problem)
     for turns in (0, 1, 20, 60):
-        left = iter(range(turns))
-        known = balance(problem)
-        found = carving_bound(problem, known, 2 * known, out_of_time=lambda left=left: next(left, None) is None)
-        assert known <= found
+        assert known <= carving_bound(problem, known, 2 * known, out_of_time=clock_of(turns))
 
 
 def test_nothing_to_cut_leaves_the_known_bound() -> None:
