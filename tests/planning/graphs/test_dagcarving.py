@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
