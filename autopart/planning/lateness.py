@@ -11,7 +11,7 @@ def last_update_seconds(plan: Plan) -> float:
     """How long after the first stage's last backward the last optimizer ends; others run while the gradient goes on."""
     backs = [sum(t.backward_seconds for t in plan.transfers if t.to_stage == stage.index) for stage in plan.stages]
     hidden = [
-        sum(backs[: stage.index + 1]) + sum(each.backward_seconds for each in plan.stages[: stage.index])
+        sum(backs[: stage.index]) + sum(each.backward_seconds for each in plan.stages[: stage.index])
         for stage in plan.stages
     ]
     return max(stage.optimizer_seconds - seconds for stage, seconds in zip(plan.stages, hidden, strict=True))

@@ -111,13 +111,12 @@ def updates_seconds(costs: Sequence[StageCost]) -> float:
     """When the last optimizer ends, counted from the first stage's last backward (row C12).
 
     The last gradient reaches the first stage over the backwards and returns of the stages before, in which a stage's
-    optimizer already runs.
+    optimizer already runs; not while its own gradient is on the way, for torch's schedules end with waiting for that.
     """
     hidden, latest = 0.0, 0.0
     for cost in costs:
-        hidden += cost.return_seconds
         latest = max(latest, cost.optimizer_seconds - hidden)
-        hidden += cost.backward_seconds
+        hidden += cost.return_seconds + cost.backward_seconds
     return latest
 
 

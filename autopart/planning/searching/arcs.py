@@ -256,7 +256,7 @@ def _way_arcs(making: _Making, number: int, way: int, cost: _Costs, most: Ints, 
         if link_class == source:
             weight, update, saves = seconds + once, np.zeros(len(first)), saves + once
         else:
-            weight, update = seconds, once - back
+            weight, update = seconds, once
         fixed = {"group": number, "before": link_class, "after": making.classes[number], "way": way,
                  "width": making.ways[way].width, "room": room}
         parts.append(Arcs(

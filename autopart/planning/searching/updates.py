@@ -1,9 +1,9 @@
 """What optimizers add to a step: the one that ends last, counted from where the first stage's backwards end.
 
-The gradient of the last micro-batch goes from stage s to the first one, so stage s is through with its backwards
-earlier than the first by at least
+The gradient of the last micro-batch goes from stage s to the first one.  Stage s waits until it has sent its own, as
+torch's schedules do, and is then through earlier than the first stage by at least
 
-    hidden_s = sum over j < s of backward_j  +  sum over 1 <= j <= s of return_j
+    hidden_s = sum over j < s of backward_j  +  sum over 1 <= j < s of return_j
 
 and a step ends  max over s of (optimizer_s - hidden_s)  after the first stage's last backward: the term of C12.  A path
 a_0 a_1 ... then costs, beside its largest period,
@@ -11,7 +11,7 @@ a_0 a_1 ... then costs, beside its largest period,
     max over s of  sum over j < s of (weight_j - saves_j)  +  weight_s + update_s  +  sum over j > s of weight_j
 
 with  saves_j = backward_j + return_j, for the first stage and its optimizer, which is in its weight;  update_s =
-optimizer_s - return_s, for the first stage 0.
+optimizer_s, for the first stage 0.
 """
 
 from __future__ import annotations

@@ -64,7 +64,9 @@ def test_integer_programs_and_dynamic_program_agree(problem: Problem) -> None:
     assert bool(certificate.path) == bool(path)
     if path:
         objective = path_objective(instance, instance.arcs, path)
-        assert path_objective(instance, instance.arcs, certificate.path) == pytest.approx(objective, rel=1e-4)
+        found = path_objective(instance, instance.arcs, certificate.path)
+        assert found <= objective * (1 + 1e-4)
+        assert found >= objective * (1 - 1e-4) or instance.arcs.are_late  # then the dynamic program may miss it
         assert certificate.bound_seconds <= objective * (1 + 1e-9)
 
 
@@ -76,7 +78,7 @@ def test_prices_never_exceed_what_they_bound(problem: Problem) -> None:
                           clock=lambda: 0.0)
     priced = price_arcs(instance, instance.arcs, math.inf, None)
     if solution.path:
-        total = float(instance.arcs.weight[list(solution.path)].sum())
+        total = instance.arcs.sum_along(solution.path)
         assert priced.bound <= total * (1 + 1e-9)
         assert all(priced.through[arc] <= total * (1 + 1e-9) for arc in solution.path)
 

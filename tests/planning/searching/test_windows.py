@@ -70,8 +70,9 @@ def test_every_part_bounds_the_best_plan(problem: Problem) -> None:
     position = {int(arc): at for at, arc in enumerate(kept.nonzero()[0])}
     assert all(relaxed.through[position[arc]] <= objective * (1 + 1e-7) for arc in path)
     sums = least_sum(instance, arcs, 10**9)
-    assert sums.total <= float(instance.arcs.weight[list(path)].sum()) * (1 + 1e-9)
-    assert float(arcs.weight[list(sums.path)].sum()) == pytest.approx(sums.total)
+    assert sums.total <= instance.arcs.sum_along(path) * (1 + 1e-9)
+    assert arcs.sum_along(sums.path) >= sums.total * (1 - 1e-9)
+    assert arcs.are_late or arcs.sum_along(sums.path) == pytest.approx(sums.total)
 
 
 @thorough
