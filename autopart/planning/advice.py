@@ -72,7 +72,10 @@ def _reason(
         return _cannot_help(option, cluster, job, name)
     best = min(others, key=lambda other: rank(other, job))
     factor = rank(best, job)[0] / rank(option, job)[0]
-    is_best = all(is_exact(each.counts, each.widest) for _, each in instances) and not effort.is_over()
+    exact = all(
+        is_exact(each.counts, each.widest) and not each.arcs.are_late and not each.in_phases for _, each in instances
+    )
+    is_best = exact and not effort.is_over()
     which = "the best plan" if is_best else "the best plan found"
     seconds = format_seconds(rank(best, job)[0])
     if factor < 1.005:

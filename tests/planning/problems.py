@@ -164,7 +164,9 @@ def best_by_brute_force(candidate: Candidate, cluster: Cluster, job: Job) -> Opt
 
 
 @st.composite
-def wide_problems(draw: st.DrawFn, *, max_layers: int = 4) -> tuple[Candidate, Cluster, Job]:
+def wide_problems(
+    draw: st.DrawFn, *, max_layers: int = 4, bandwidths: tuple[float, ...] = (1e6,)
+) -> tuple[Candidate, Cluster, Job]:
     """A random chain in training, one or two fast and slow devices, stages of one or two devices."""
     num_layers = draw(st.integers(1, max_layers))
     sizes = st.integers(0, 40).map(lambda k: 100 * k)
@@ -187,7 +189,8 @@ def wide_problems(draw: st.DrawFn, *, max_layers: int = 4) -> tuple[Candidate, C
         recompute=draw(st.sampled_from(["never", "auto"])),
     )
     chosen = candidate(graph, {"fast": draw(times), "slow": draw(times)}, num_microbatches)
-    return chosen, Cluster(devices=devices, links=(link(latency_seconds=1e-5, bandwidth=1e6),)), job
+    links = (link(latency_seconds=1e-5, bandwidth=draw(st.sampled_from(bandwidths))),)
+    return chosen, Cluster(devices=devices, links=links), job
 
 
 def best_wide_by_brute_force(candidate: Candidate, cluster: Cluster, job: Job) -> Option | None:

@@ -90,7 +90,8 @@ def _search(instance: Instance, below: float, effort: Effort, certify: bool) -> 
         if least.floor_seconds >= longest:
             return (), True, "none"
     path = best_path(instance, below=below, out_of_time=effort.is_over)
-    exact = is_exact(instance.counts, instance.widest) and not effort.is_over()
+    misses_some = instance.arcs.are_late and math.isfinite(below)
+    exact = is_exact(instance.counts, instance.widest) and not misses_some and not effort.is_over()
     if path or (exact and not (certify and len(instance.arcs) <= MOST_ARCS)):
         return path, True, "none"
     if certify:

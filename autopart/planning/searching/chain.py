@@ -169,7 +169,8 @@ def best_path(
 ) -> Path:
     """Arcs (of ``instance.arcs``) of a path with the least objective, or () if there is none below ``below``.
 
-    Least up to ``tolerance`` if ``is_exact``, else merely good; once ``out_of_time``, the best met so far.
+    Least up to ``tolerance`` if ``is_exact`` and no optimizer is late, else merely good; that there is none at all is
+    certain if ``is_exact``.  Once ``out_of_time``, the best met so far.
     ``at_least``: devices of every group that it must use; ``banned``: vectors of used devices that it must not.  The
     threshold on the stage time comes down as in ``bounds.prove``.
     """

@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 
 from autopart.errors import InfeasibleError, UsageError
 from autopart.planning import CheckError, check, plan, plan_top
+from autopart.planning.aiming.objectives import SEARCHES
 from autopart.planning.aiming.quantities import amount_of, keeps_limits
 from autopart.planning.searching.options import Option
+from autopart.planning.solving.effort import Effort
+from autopart.progress import silent
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job, Objective
 from autopart.schema.plan import Plan
 from autopart.schema.problem import Candidate
 from tests.planning.problems import all_options, candidate, chain, cluster, device, problems
+from tests.planning.varied import every_option, varied_problems
 
 Problem = tuple[Candidate, Cluster, Job]
 
@@ -26,6 +30,7 @@ thorough = settings(max_examples=12, deadline=None, suppress_health_check=[Healt
 
 
 TRAINED: tuple[Objective, ...] = ("cost", "memory", "devices")
+ALL: tuple[Objective, ...] = ("throughput", "latency", *TRAINED)
 
 
 @st.composite
@@ -103,11 +108,26 @@ def test_the_least_latency_within_a_price_is_found(problem: Problem) -> None:
     agrees(problem)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.sampled_from(TRAINED).flatmap(lambda name: priced(name, training=True)))
+@st.composite
+def late(draw: st.DrawFn, *, hurried: bool = False) -> Problem:
+    """Optimizers of any size, wide stages, recomputing, and any objective, maybe within a price, or a time."""
+    chosen, devices, job = draw(varied_problems(training=True, max_layers=5, wished=False))
+    rents = {kind: draw(st.integers(1, 8)) / 4 for kind in ("fast", "slow")}
+    rented = tuple(replace(each, rent_usd_per_hour=rents[each.kind]) for each in devices.devices)
+    objective = draw(st.sampled_from(TRAINED if hurried else ALL))
+    return chosen, replace(devices, devices=rented), replace(
+        job, objective=objective,
+        max_usd_per_hour=None if objective == "devices" else draw(st.sampled_from([None, None, 1.3, 3.0])),
+        max_step_seconds=draw(st.sampled_from([0.05, 0.1, 0.2, 0.4])) if hurried else None,
+    )
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.one_of(st.sampled_from(TRAINED).flatmap(lambda name: priced(name, training=True)), late(hurried=True)))
 def test_in_training_bounds_hold(problem: Problem) -> None:
     """The simulated step, which limits are about, can be shorter or longer than the formula, which is proven."""
-    result, options = solve(problem), allowed(problem)
+    result = solve(problem)
+    options = [option for option in every_option(problem) if keeps_limits(option, problem[1], problem[2])]
     if result is not None and result.proof.least is not None:
         devices, job = problem[1], problem[2]
         kept = [o for o in options if o.objective_seconds <= (job.max_step_seconds or math.inf)]
@@ -115,7 +135,28 @@ def test_in_training_bounds_hold(problem: Problem) -> None:
         assert result.proof.least.bound <= min(amounts, default=math.inf) * (1 + 1e-6)
 
 
-ALL: tuple[Objective, ...] = ("throughput", "latency", *TRAINED)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(late())
+def test_with_late_optimizers_every_search_finds_the_least(problem: Problem) -> None:
+    """By the formula, of all plans there are: what simulation says may differ in training."""
+    chosen, devices, job = problem
+    options = [option for option in every_option(problem) if keeps_limits(option, devices, job)]
+    effort = Effort(solver="auto", gap=1e-5, deadline=60.0, clock=lambda: 0.0)
+    optimum = SEARCHES[job.objective]((chosen,), devices, job, effort, silent)
+    assert bool(optimum.options) == bool(options)
+    if options:
+        def amount(option: Option) -> float:
+            return amount_of(option, devices, job, option.objective_seconds)
+
+        best, found = min(map(amount, options)), min(map(amount, optimum.options))
+        bound = optimum.bound_seconds if optimum.least_bound is None else optimum.least_bound
+        assert optimum.closed and bound <= best * (1 + 1e-6) and found >= best * (1 - 1e-9)
+        if len({index for layer in chosen.graph.layers for index in layer.weights}) == len(chosen.graph.layers):
+            assert found <= best * (1 + (1e-3 if job.objective == "memory" else 2e-5))
+            near = [option.objective_seconds for option in optimum.options if amount(option) <= found * (1 + 1e-9)]
+            if job.objective == "devices":
+                fastest = min(option.objective_seconds for option in options if amount(option) == best)
+                assert min(near) <= fastest * (1 + 2e-5)
 
 
 def bracket(result: Plan) -> tuple[float, float]:

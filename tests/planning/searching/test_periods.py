@@ -15,13 +15,14 @@ from autopart.planning.searching.optimum import instances_of
 from autopart.planning.searching.options import evaluate
 from autopart.planning.simulating.simulate import StageTimes, step_seconds
 from autopart.schema.device import Cluster
-from autopart.schema.job import Job
+from autopart.schema.job import Job, ScheduleName
 from autopart.schema.problem import Candidate
 from tests.planning.problems import all_options, best_by_brute_force, candidate, chain, cluster, device, link, problems
 
 Problem = tuple[Candidate, Cluster, Job]
 
 MILLISECONDS = st.integers(0, 50).map(lambda k: k * 1e-3)
+OPTIMIZERS = st.sampled_from([0.0, 0.0, 1e-3, 2e-2, 0.1, 0.4])
 
 
 def largest_period(times: tuple[StageTimes, ...]) -> float:
@@ -32,13 +33,22 @@ def largest_period(times: tuple[StageTimes, ...]) -> float:
     )
 
 
+def last_update(times: tuple[StageTimes, ...]) -> float:
+    """E of docs/model.md."""
+    return max(
+        each.optimizer_seconds
+        - sum(before.backward_seconds for before in times[:s]) - sum(before.return_seconds for before in times[1:s])
+        for s, each in enumerate(times)
+    )
+
+
 @st.composite
 def pipelines(draw: st.DrawFn) -> tuple[tuple[StageTimes, ...], int]:
     stages = tuple(
         StageTimes(
             forward_seconds=draw(MILLISECONDS) + 1e-3, backward_seconds=draw(MILLISECONDS) + 1e-3,
             receive_seconds=draw(MILLISECONDS) if s else 0.0, return_seconds=draw(MILLISECONDS) if s else 0.0,
-            optimizer_seconds=0.0,
+            optimizer_seconds=draw(OPTIMIZERS),
         )
         for s in range(draw(st.integers(1, 6)))
     )
@@ -51,8 +61,35 @@ def test_a_step_of_1f1b_takes_at_most_what_the_periods_say(pipeline: tuple[tuple
     times, num = pipeline
     once = sum(t.forward_seconds + t.backward_seconds + t.receive_seconds + t.return_seconds for t in times)
     found = step_seconds(times, "1f1b", num, training=True)
-    assert found <= (once + (num - 1) * largest_period(times)) * (1 + 1e-9)
-    assert found >= num * max(t.forward_seconds + t.backward_seconds for t in times) * (1 - 1e-9)
+    assert found <= (once + (num - 1) * largest_period(times) + last_update(times)) * (1 + 1e-9)
+    assert found >= max(num * (t.forward_seconds + t.backward_seconds) + t.optimizer_seconds for t in times) - 1e-9
+    assert last_update(times) >= times[0].optimizer_seconds
+
+
+@settings(deadline=None)
+@given(pipeline=pipelines(), schedule=st.sampled_from(["gpipe", "1f1b"]))
+def test_the_last_optimizer_ends_no_later_than_said(
+    pipeline: tuple[tuple[StageTimes, ...], int], schedule: ScheduleName
+) -> None:
+    """Whatever the steps before it take; with one micro-batch, or where the first stage's optimizer is last, then."""
+    times, num = pipeline
+    bare = tuple(replace(each, optimizer_seconds=0.0) for each in times)
+    for count in (num, 1) if schedule == "gpipe" else (num,):
+        backwards, found = (step_seconds(each, schedule, count, training=True) for each in (bare, times))
+        assert backwards + times[0].optimizer_seconds - 1e-9 <= found <= backwards + last_update(times) + 1e-9
+        if count == 1 or last_update(times) == times[0].optimizer_seconds:
+            assert found == pytest.approx(backwards + last_update(times))
+
+
+@pytest.mark.parametrize("schedule", ["gpipe", "1f1b"])
+def test_an_optimizer_begins_when_its_gradient_has_gone(schedule: ScheduleName) -> None:
+    """Torch waits for what it sent: 3 s of gradient on the way are not hidden, 2 s of the first backward are."""
+    first = StageTimes(forward_seconds=1, backward_seconds=2, receive_seconds=0, return_seconds=0, optimizer_seconds=1)
+    times = first, replace(first, receive_seconds=1, return_seconds=3, optimizer_seconds=20)
+    assert last_update(times) == 18
+    bare = tuple(replace(each, optimizer_seconds=0.0) for each in times)
+    backwards, found = (step_seconds(each, schedule, 4, training=True) for each in (bare, times))
+    assert found == backwards + 18
 
 
 def test_a_micro_batch_more_takes_a_period_more() -> None:

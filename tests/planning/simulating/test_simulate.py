@@ -3,7 +3,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopart.planning import plan
@@ -86,6 +86,23 @@ def test_gpipe_without_transfers_takes_both_flow_shops(rows: list[tuple[float, f
     forward, backward = ([row[k] for row in rows] for k in (0, 1))
     expected = sum(forward) + sum(backward) + (num - 1) * (max(forward) + max(backward))
     assert run_schedule(stages, "gpipe", num, training=True).step_seconds == pytest.approx(expected)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(times, times, times, times), min_size=1, max_size=5), st.integers(1, 9))
+def test_gpipe_takes_both_flow_shops_and_the_optimizer_that_ends_last(
+    rows: list[tuple[float, float, float, float]], num: int
+) -> None:
+    """Stage s is through when the stage before begins its last backward: then the last gradient is there."""
+    stages = tuple(stage(f, b, r if index else 0.0, 4 * u) for index, (f, b, r, u) in enumerate(rows))
+    there = [s.receive_seconds + s.forward_seconds for s in stages]
+    back = [s.backward_seconds + after for s, after in zip(stages, [*(s.return_seconds for s in stages[1:]), 0.0],
+                                                           strict=True)]
+    forwards = sum(there) + (num - 1) * max(there)
+    ends = [forwards + sum(back[s:]) + (num - 1) * max(back[s:]) for s in range(len(stages))]
+    ends[1:] = [end - before.backward_seconds for end, before in zip(ends, stages[:-1], strict=False)]
+    step = run_schedule(stages, "gpipe", num, training=True).step_seconds
+    assert step == pytest.approx(max(end + s.optimizer_seconds for end, s in zip(ends, stages, strict=True)))
 
 
 @given(stage_lists, st.integers(1, 9), st.sampled_from(["gpipe", "1f1b"]))
