@@ -30,7 +30,7 @@ thorough = settings(
 @settings(deadline=None, max_examples=100)
 @given(pipeline=pipelines())
 def test_a_step_of_gpipe_takes_what_its_phases_say(pipeline: tuple[tuple[StageTimes, ...], int]) -> None:
-    times, num = pipeline
+    times, num = tuple(replace(each, optimizer_seconds=0.0) for each in pipeline[0]), pipeline[1]
     once = sum(t.forward_seconds + t.backward_seconds + t.receive_seconds + t.return_seconds for t in times)
     returns = [*(each.return_seconds for each in times[1:]), 0.0]
     forward = max(each.receive_seconds + each.forward_seconds for each in times)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from autopart.planning import plan
 from autopart.planning.costing.costs import updates_seconds
-from autopart.planning.lateness import last_update_seconds
+from autopart.planning.formula import last_update_seconds
 from autopart.planning.searching.arcs import build_instance
 from autopart.planning.searching.bounds import prove
 from autopart.planning.searching.chain import best_path, path_objective
