@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 
 from autopart.planning.graphs.dagbalance import balance_bound, balance_prices, simple_prices
 from autopart.planning.graphs.dagcarving import carving_bound
+from autopart.planning.graphs.dagfrontier import narrow_frontier
 from autopart.planning.graphs.dagmerge import absorb_leaves
 from autopart.planning.graphs.dagpacking import packing_bound
+from autopart.planning.graphs.dagpairs import reshare
 from autopart.planning.graphs.dagplan import Placement, largest_load, place_nodes
 from autopart.planning.graphs.dagproblem import DagProblem, Part, contract, part_bytes
 from autopart.planning.graphs.dagprogram import improve_or_prove
@@ -68,6 +70,8 @@ class _Free:
         self.problem, self.gap, self.solver, self.deadline, self.clock = problem, gap, solver, deadline, clock
         self.parts: tuple[Part, ...] = ()
         self.known = _balance(problem), "fractional balance"
+        self.order: tuple[int, ...] = ()
+        """of the items, with few open nets; made when it is needed"""
         self.solved_by = "tabu search"
 
     @property
@@ -108,10 +112,14 @@ class _Free:
         """Looks for something better around the best placement."""
         if not self.parts or self.is_near():
             return
+        if not self.order:
+            frontier = narrow_frontier(self.problem, self.problem.nets, out_of_time=is_over)
+            self.order = frontier.order if frontier is not None else tuple(range(self.problem.num_items))
         self.parts = search(
             self.problem, self.parts, num_rounds=min(MOST_ROUNDS, 4 + 2 * self.problem.num_items),
             moves_per_round=min(MOST_MOVES, 20 * self.problem.num_items), target=self.known[0] * (1 + self.gap),
             out_of_time=is_over, seed=seed,
+            polish=lambda parts: reshare(self.problem, parts, self.order, out_of_time=is_over),
         )
 
     def bound(self, tight: DagProblem, packing_seconds: float, carving_seconds: float) -> None:

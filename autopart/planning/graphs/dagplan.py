@@ -108,7 +108,7 @@ def _bounded(found: _Search, problem: DagProblem, prove: bool) -> Placement:
     """The best placement with the best bound there is without all ideals; nothing is lost in the ``problem``."""
     bound = max(balance_bound(problem, way(problem)) for way in (balance_prices, simple_prices))
     name = "fractional balance"
-    for other, way in (("packing of the items", packing_bound), ("carving of the graph", carving_bound)):
+    for other, way in (("carving of the graph", carving_bound), ("packing of the items", packing_bound)):
         if prove and found.parts and bound < found.best:
             better = way(problem, bound, found.best, out_of_time=found.times.all)
             bound, name = (better, other) if better > bound else (bound, name)
