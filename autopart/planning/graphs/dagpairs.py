@@ -40,6 +40,8 @@ def reshare(
     loads = [part_load(problem, part) for part in devices]
     while devices and not out_of_time():
         worst = max(range(len(devices)), key=lambda device: loads[device])
+        if not loads[worst] > 0:
+            break
         for other in sorted(range(len(devices)), key=lambda device: (loads[device], device)):
             if other == worst or out_of_time():
                 continue
@@ -101,7 +103,7 @@ def _divisions(
     nets = []
     for net in problem.nets:
         pins = tuple(number[pin] for pin in net.pins if pin in number)
-        if len(pins) > 1:  # cut between the two, both pay; if some of its items are elsewhere, one more than before does
+        if len(pins) > 1:  # cut between the two, both pay; with items elsewhere one always does, and then the other too
             both = 2.0 if len(pins) == len(net.pins) else 1.0
             nets.append(Net(pins=pins, cost=net.cost * factor * both))
     frontier = frontier_along(range(len(items)), nets, out_of_time=out_of_time)

@@ -31,7 +31,7 @@ MANY_IDEALS = 3000
 IDEALS_PER_ROUND = 6000
 
 NUM_ROUNDS = 24
-"""of the search where the ideals are too many, without anything better"""
+"""of the search where there are too many ideals, without anything better"""
 
 STRICT = 1 - 1e-9
 """a placement counts as better only if it is by more than this"""
