@@ -29,7 +29,7 @@ MOST_VARIABLES = 1_000
 """of the integer program, per second that there is for it; a larger one does not get beyond its first relaxation"""
 
 SEARCH_SHARE = 0.3
-"""of the time, for the search before the program; the whole rest where there is no program"""
+"""of the time, for the search before the bounds; what is left after them, and after the program, is for it as well"""
 
 PACKING_SHARE = 0.15
 """of the time, for the packing bound"""
@@ -38,7 +38,7 @@ CARVING_SHARE = 0.35
 """of the time, for the carving bound"""
 
 POLISH_SHARE = 0.1
-"""of the time, for the search and the bounds after the program has found something better"""
+"""of the time, that the program leaves for the search and the bounds after it"""
 
 SHARP = 0.9
 """the program is asked for a little more than the gap wanted, which tolerances then take away"""

@@ -25,7 +25,7 @@ MOST_IDEALS = 60_000
 MOST_ENTRIES = 1.5e8
 """of the table [net, ideal]"""
 
-MANY_IDEALS = 3000
+MANY_IDEALS = 25_000
 """from which on it pays to have a better limit before all of them are searched"""
 
 IDEALS_PER_ROUND = 6000

@@ -12,7 +12,7 @@ from autopart.planning.graphs.dagpairs import reshare
 from autopart.planning.graphs.dagplan import largest_load
 from autopart.planning.graphs.dagproblem import DagProblem, Net, Part, part_bytes
 from autopart.planning.graphs.workload import problem_of
-from tests.planning.graphs.test_dagsplit import PLAIN, assignments, problems, value
+from tests.planning.graphs.test_dagsplit import PLAIN, after, assignments, problems, value
 from tests.planning.workloads import inception
 
 
@@ -57,8 +57,6 @@ def test_it_ends_in_time_with_what_it_has() -> None:
     problem = absorb_leaves(problem_of(inception(4, accelerators=3), False), with_bytes=False).problem
     all_on_one = (Part(kind=0, items=tuple(range(problem.num_items))),)
     for turns in (0, 10, 400):
-        left = iter(range(turns))
-        order = range(problem.num_items)
-        found = reshare(problem, all_on_one, order, out_of_time=lambda left=left: next(left, None) is None)
+        found = reshare(problem, all_on_one, range(problem.num_items), out_of_time=after(turns))
         assert largest_load(problem, found) <= largest_load(problem, all_on_one)
     assert largest_load(problem, found) < 0.6 * largest_load(problem, all_on_one)

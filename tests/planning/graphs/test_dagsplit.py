@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -58,6 +58,12 @@ def assignments(problem: DagProblem) -> Iterator[tuple[Part, ...]]:
             Part(kind=g, items=tuple(item for item, d in enumerate(choice) if d == device))
             for device, g in enumerate(devices) if device in choice
         )
+
+
+def after(turns: int) -> Callable[[], bool]:
+    """An end of the time that comes when it has been asked for so often."""
+    asked = itertools.count()
+    return lambda: next(asked) >= turns
 
 
 def is_contiguous(problem: DagProblem, parts: tuple[Part, ...]) -> bool:
