@@ -31,10 +31,10 @@ MOST_VARIABLES = 1_000
 SEARCH_SHARE = 0.3
 """of the time, for the search before the bounds; what is left after them, and after the program, is for it as well"""
 
-PACKING_SHARE = 0.15
+PACKING_SHARE = 0.1
 """of the time, for the packing bound"""
 
-CARVING_SHARE = 0.35
+CARVING_SHARE = 0.5
 """of the time, for the carving bound"""
 
 POLISH_SHARE = 0.1
