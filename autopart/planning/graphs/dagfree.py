@@ -150,7 +150,8 @@ class _Free:
         parts, value = _checked(self.problem, _apart(verdict.parts, item_of))
         if value < self.value:
             self.parts = parts
-        self.solved_by = f"tabu search, {verdict.solver}"
+        if verdict.parts or math.isfinite(verdict.bound):
+            self.solved_by = f"tabu search, {verdict.solver}"
 
 
 def _balance(problem: DagProblem) -> float:
