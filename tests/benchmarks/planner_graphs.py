@@ -5,7 +5,8 @@
 DIRECTORY holds workloads of github.com/msr-fiddle/dnn-partitioning (throughput-inputs), NAME.json, and the experts'
 splits beside them, NAME_expert.json.  Every one is placed contiguously (goal: proven in at most 10 s) and without
 contiguity.  Without a directory only the generated graphs are placed: operators of an encoder in training, 2,384 nodes
-(goal: at most 1 % gap in 30 s), and 3,992 nodes on 8 devices of 3 kinds.  CPU seconds are of this process and its
+(goal: at most 1 % gap in 30 s), 3,992 nodes on 8 devices of 3 kinds, and in both modes chains side by side, which have
+too many ideals, and 4,204 nodes, which are too many for the integer program.  CPU seconds are of this process and its
 children.
 """
 
@@ -29,7 +30,7 @@ from autopart.planning.graphs.workload import problem_of
 from autopart.planning.graphs.workloadcheck import device_loads
 from autopart.schema.workload import Workload
 from autopart.schema.workloadfile import load_workload
-from tests.planning.workloads import inception, training, transformer
+from tests.planning.workloads import inception, lstm_grid, training, transformer
 
 DEVICES = {"accelerators": 6, "cpus": 1}
 
@@ -125,6 +126,14 @@ def rows(directory: Path | None, time_limit: float) -> Iterator[Row]:
     }
     for name, job in generated.items():
         yield placed(f"generated: {name}", job, mode="contiguous", time_limit=time_limit, expert=None)
+    more = {
+        "four chains of 40": lstm_grid(4, 40, accelerators=4, cpus=0),
+        "four chains of 375": lstm_grid(4, 375, **DEVICES),
+        "long encoder, training": training(transformer(60, **DEVICES)),
+    }
+    for name, job in more.items():
+        for mode in ("contiguous", "non-contiguous"):
+            yield placed(f"generated: {name}", job, mode=mode, time_limit=time_limit, expert=None)
     yield placed_on_mixed_kinds(transformer(114, accelerators=3), time_limit)
 
 

@@ -37,7 +37,7 @@ __all__ = ["carving_bound"]
 
 MOST_UNITS = 400
 """that the largest load is divided into"""
-MOST_CELLS = 4e7
+MOST_CELLS = 2e7
 """of the table of a dynamic program: its states times units times rows"""
 NUM_BLOCKS = 24
 """of items next to each other, whose prices change together"""

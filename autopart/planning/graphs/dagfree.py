@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 
 from autopart.planning.graphs.dagbalance import balance_bound, balance_prices, simple_prices
 from autopart.planning.graphs.dagcarving import carving_bound
+from autopart.planning.graphs.dagfrontier import narrow_frontier
 from autopart.planning.graphs.dagmerge import absorb_leaves
 from autopart.planning.graphs.dagpacking import packing_bound
+from autopart.planning.graphs.dagpairs import reshare
 from autopart.planning.graphs.dagplan import Placement, largest_load, place_nodes
 from autopart.planning.graphs.dagproblem import DagProblem, Part, contract, part_bytes
 from autopart.planning.graphs.dagprogram import improve_or_prove
@@ -27,16 +29,16 @@ MOST_VARIABLES = 1_000
 """of the integer program, per second that there is for it; a larger one does not get beyond its first relaxation"""
 
 SEARCH_SHARE = 0.3
-"""of the time, for the search before the program; the whole rest where there is no program"""
+"""of the time, for the search before the bounds; what is left after them, and after the program, is for it as well"""
 
-PACKING_SHARE = 0.15
+PACKING_SHARE = 0.1
 """of the time, for the packing bound"""
 
-CARVING_SHARE = 0.35
+CARVING_SHARE = 0.5
 """of the time, for the carving bound"""
 
 POLISH_SHARE = 0.1
-"""of the time, for the search and the bounds after the program has found something better"""
+"""of the time, that the program leaves for the search and the bounds after it"""
 
 SHARP = 0.9
 """the program is asked for a little more than the gap wanted, which tolerances then take away"""
@@ -68,6 +70,8 @@ class _Free:
         self.problem, self.gap, self.solver, self.deadline, self.clock = problem, gap, solver, deadline, clock
         self.parts: tuple[Part, ...] = ()
         self.known = _balance(problem), "fractional balance"
+        self.order: tuple[int, ...] = ()
+        """of the items, with few open nets; made when it is needed"""
         self.solved_by = "tabu search"
 
     @property
@@ -108,10 +112,14 @@ class _Free:
         """Looks for something better around the best placement."""
         if not self.parts or self.is_near():
             return
+        if not self.order:
+            frontier = narrow_frontier(self.problem, self.problem.nets, out_of_time=is_over)
+            self.order = frontier.order if frontier is not None else tuple(range(self.problem.num_items))
         self.parts = search(
             self.problem, self.parts, num_rounds=min(MOST_ROUNDS, 4 + 2 * self.problem.num_items),
             moves_per_round=min(MOST_MOVES, 20 * self.problem.num_items), target=self.known[0] * (1 + self.gap),
             out_of_time=is_over, seed=seed,
+            polish=lambda parts: reshare(self.problem, parts, self.order, out_of_time=is_over),
         )
 
     def bound(self, tight: DagProblem, packing_seconds: float, carving_seconds: float) -> None:
@@ -142,7 +150,8 @@ class _Free:
         parts, value = _checked(self.problem, _apart(verdict.parts, item_of))
         if value < self.value:
             self.parts = parts
-        self.solved_by = f"tabu search, {verdict.solver}"
+        if verdict.parts or math.isfinite(verdict.bound):
+            self.solved_by = f"tabu search, {verdict.solver}"
 
 
 def _balance(problem: DagProblem) -> float:

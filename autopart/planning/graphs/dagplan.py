@@ -25,13 +25,13 @@ MOST_IDEALS = 60_000
 MOST_ENTRIES = 1.5e8
 """of the table [net, ideal]"""
 
-MANY_IDEALS = 3000
+MANY_IDEALS = 25_000
 """from which on it pays to have a better limit before all of them are searched"""
 
 IDEALS_PER_ROUND = 6000
 
 NUM_ROUNDS = 24
-"""of the search where the ideals are too many, without anything better"""
+"""of the search where there are too many ideals, without anything better"""
 
 STRICT = 1 - 1e-9
 """a placement counts as better only if it is by more than this"""
@@ -108,7 +108,7 @@ def _bounded(found: _Search, problem: DagProblem, prove: bool) -> Placement:
     """The best placement with the best bound there is without all ideals; nothing is lost in the ``problem``."""
     bound = max(balance_bound(problem, way(problem)) for way in (balance_prices, simple_prices))
     name = "fractional balance"
-    for other, way in (("packing of the items", packing_bound), ("carving of the graph", carving_bound)):
+    for other, way in (("carving of the graph", carving_bound), ("packing of the items", packing_bound)):
         if prove and found.parts and bound < found.best:
             better = way(problem, bound, found.best, out_of_time=found.times.all)
             bound, name = (better, other) if better > bound else (bound, name)

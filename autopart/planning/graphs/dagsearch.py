@@ -22,21 +22,29 @@ POWERS = (6.0, 12.0, 24.0)
 FAR = 1e6
 """times the largest load: no move that leads so far is made, and its powers are still finite"""
 
+NEARLY = 1.03
+"""times the best largest load: what is worth polishing"""
+
+Polish = Callable[[tuple[Part, ...]], tuple[Part, ...]]
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 
 def search(
     problem: DagProblem, start: Sequence[Part], *, num_rounds: int, moves_per_round: int, target: float = 0.0,
-    out_of_time: Callable[[], bool], seed: int = 0,
+    out_of_time: Callable[[], bool], seed: int = 0, polish: Polish | None = None,
 ) -> tuple[Part, ...]:
     """The best placement met from ``start``, which is given back if nothing better is met; same seed, same result.
 
-    Memory caps and what a kind cannot run are kept throughout.  A placement at the target ends the search.
+    Memory caps and what a kind cannot run are kept throughout.  A placement at the target ends the search.  What is
+    nearly as good as the best is polished: ``polish`` makes a placement as good as it can, and never worse.
     """
     state = _State(problem, start)
     random = np.random.default_rng(seed)
     best, best_value = state.place.copy(), float(state.load.max())
+    if polish is not None:
+        best, best_value = state.polished(problem, best, polish)
+        state.reset(best)
     for number in range(num_rounds):
         if out_of_time() or best_value <= target:
             break
@@ -46,6 +54,8 @@ def search(
             state.reset(best)
             state.shake(random, 1 + int(random.integers(max(problem.num_items // 4, 1))))
         place, value = _descend(state, POWERS[number % len(POWERS)], moves_per_round, random, out_of_time)
+        if polish is not None and value < NEARLY * best_value:
+            place, value = state.polished(problem, place, polish)
         if value < best_value * (1 - 1e-12):
             best, best_value = place, value
     return state.parts(best)
@@ -98,6 +108,12 @@ class _State:
         for part in start:
             place[list(part.items)] = free[part.kind].pop(0)
         return place
+
+    def polished(self, problem: DagProblem, place: Ints, polish: Polish) -> tuple[Ints, float]:
+        """A placement made as good as it can be, and its largest load."""
+        better = self._devices(problem, polish(self.parts(place)))
+        self.reset(better)
+        return better, float(self.load.max())
 
     def reset(self, place: Ints) -> None:
         """Starts from another placement."""

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,7 @@ from autopart.planning.graphs.dagplan import contiguous
 from autopart.planning.graphs.dagproblem import DagProblem
 from autopart.planning.graphs.workload import problem_of
 from autopart.schema.workload import Workload
-from tests.planning.graphs.test_dagsplit import PLAIN, assignments, problems, value
+from tests.planning.graphs.test_dagsplit import PLAIN, after, assignments, problems, value
 from tests.planning.workloads import chain, inception, lstm_grid, training, transformer
 
 
@@ -33,12 +31,12 @@ def balance(problem: DagProblem) -> float:
 def test_no_placement_is_below(problem: DagProblem, beyond: float, forgetful: bool) -> None:
     problem = replace(problem, kinds=(replace(problem.kinds[0], count=2), replace(problem.kinds[1], count=1)))
     best = min(value(problem, parts) for parts in assignments(problem))
-    low, turns = balance(problem), itertools.count()
+    low = balance(problem)
     high = beyond * best if math.isfinite(best) else 100.0
     with pytest.MonkeyPatch.context() as patch:
         if forgetful:
             patch.setattr("autopart.planning.graphs.dagfrontier.MOST_STATES", 2)
-        found = carving_bound(problem, low, high, out_of_time=lambda: next(turns) > 100)
+        found = carving_bound(problem, low, high, out_of_time=after(100))
     assert low <= found
     assert found <= best * (1 + 1e-9) + 1e-9
 
@@ -51,8 +49,7 @@ def test_transfers_are_seen(job: Workload) -> None:
     """What the balance does not see is closed by a good part, and no placement that is known is refuted."""
     problem = light(job)
     known = contiguous(problem_of(job, True), out_of_time=lambda: False, prove=False).objective
-    turns = itertools.count()
-    found = carving_bound(problem, balance(problem), known, out_of_time=lambda: next(turns) > 1500)
+    found = carving_bound(problem, balance(problem), known, out_of_time=after(1500))
     assert balance(problem) * 1.002 < found <= known
 
 
@@ -68,17 +65,12 @@ def test_a_device_that_takes_a_middle_pays_twice() -> None:
     assert 2.25 * (1 - 1e-3) <= found <= 2.5
 
 
-def clock_of(turns: int) -> Callable[[], bool]:
-    """Is over when it was asked so often."""
-    left = iter(range(turns))
-    return lambda: next(left, None) is None
-
-
 def test_out_of_time_the_known_bound_is_kept() -> None:
     problem = light(inception(4, accelerators=3))
-    known = balance(problem)
     for turns in (0, 1, 20, 60):
-        assert known <= carving_bound(problem, known, 2 * known, out_of_time=clock_of(turns))
+        known = balance(problem)
+        found = carving_bound(problem, known, 2 * known, out_of_time=after(turns))
+        assert known <= found
 
 
 def test_nothing_to_cut_leaves_the_known_bound() -> None:

@@ -68,14 +68,14 @@ def test_as_good_as_brute_force_and_infeasible_only_if_it_is(
         assert answer.outcome == "proven"
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(seed=st.integers(0, 10**6), num_nodes=st.integers(5, 14))
 def test_more_devices_and_fewer_rules_never_hurt(seed: int, num_nodes: int) -> None:
     job = random_workload(seed, num_nodes, colors=0.2, accelerators=2, cpus=0)
     contiguous = plan_workload(job).objective
     assert plan_workload(replace(job, num_accelerators=3)).objective <= contiguous
     assert plan_workload(replace(job, num_cpus=1)).objective <= contiguous
-    assert plan_workload(job, contiguous_only=False, time_limit_seconds=2.0).objective <= contiguous
+    assert plan_workload(job, contiguous_only=False, time_limit_seconds=1.0).objective <= contiguous
 
 
 def by_ticks(job: Workload, limit: int, contiguous: bool) -> WorkloadAnswer:
@@ -170,9 +170,9 @@ def test_infeasible_says_which_memory_is_short_by_how_much() -> None:
 
 
 def test_time_limit_leaves_a_bound_and_a_gap() -> None:
-    job = lstm_grid(6, 12, accelerators=4, cpus=0)
+    job = lstm_grid(5, 9, accelerators=4, cpus=0)
     answer = plan_workload(job)
-    assert answer.bound_name == "carving of the graph"  # 13^6 ideals are too many
+    assert answer.bound_name == "carving of the graph"  # 10^5 ideals are too many
     assert 0 < answer.bound <= answer.objective
     assert answer.gap == pytest.approx(answer.objective / answer.bound - 1)
 
