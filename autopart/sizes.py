@@ -101,17 +101,42 @@ def planned(
         choice = _in_order((new, *(each for each in choice if each.num_microbatches != count)))
         return equal_work(traces[count].graph, derivation.graph)
 
+    def fits_in_other_types() -> bool:
+        changed = replace(job, stage_dtype="auto")
+        made = [
+            _candidate(count, trace, cluster, changed, refresh=refresh, progress=progress, budget=budget)
+            for count, trace in traces.items()
+        ]
+        return _fits(_in_order(made), cluster, changed)
+
     while True:
         try:
             found = planning.plan(choice, cluster, job, progress=progress)
-        except InfeasibleError:
+        except InfeasibleError as error:
             unsure = [count for count, trace in traces.items() if trace.is_derived]
             if all(settle(count) for count in unsure):
+                if _may_be_quicker(choice, job) and fits_in_other_types():
+                    raise InfeasibleError(f"{error}; or --stage-dtype auto, with which it fits") from error
                 raise
             continue
         count = found.schedule.num_microbatches
         if not traces[count].is_derived or settle(count):
             return found, traces[count]
+
+
+def _may_be_quicker(choice: tuple[Candidate, ...], job: Job) -> bool:
+    """Whether a limit of time might be kept if kinds without units for the model's half type computed in another."""
+    alone = max(job.tensor_parallel, job.data_parallel) == 1
+    lacking = any(row.computes_as for candidate in choice for row in candidate.profile.kinds)
+    return job.max_step_seconds is not None and job.stage_dtype == "keep" and alone and lacking
+
+
+def _fits(choice: tuple[Candidate, ...], cluster: Cluster, job: Job) -> bool:
+    try:
+        planning.plan(choice, cluster, job)
+    except InfeasibleError:
+        return False
+    return True
 
 
 def _candidate(
