@@ -101,21 +101,15 @@ def planned(
         choice = _in_order((new, *(each for each in choice if each.num_microbatches != count)))
         return equal_work(traces[count].graph, derivation.graph)
 
-    def fits_in_other_types() -> bool:
-        changed = replace(job, stage_dtype="auto")
-        made = [
-            _candidate(count, trace, cluster, changed, refresh=refresh, progress=progress, budget=budget)
-            for count, trace in traces.items()
-        ]
-        return _fits(_in_order(made), cluster, changed)
-
     while True:
         try:
             found = planning.plan(choice, cluster, job, progress=progress)
         except InfeasibleError as error:
             unsure = [count for count, trace in traces.items() if trace.is_derived]
             if all(settle(count) for count in unsure):
-                if _may_be_quicker(choice, job) and fits_in_other_types():
+                if _may_be_quicker(choice, job) and _fits_in_other_types(
+                    traces, cluster, job, refresh=refresh, progress=progress, budget=budget
+                ):
                     raise InfeasibleError(f"{error}; or --stage-dtype auto, with which it fits") from error
                 raise
             continue
@@ -131,9 +125,11 @@ def _may_be_quicker(choice: tuple[Candidate, ...], job: Job) -> bool:
     return job.max_step_seconds is not None and job.stage_dtype == "keep" and alone and lacking
 
 
-def _fits(choice: tuple[Candidate, ...], cluster: Cluster, job: Job) -> bool:
+def _fits_in_other_types(traces: Mapping[int, Traced], cluster: Cluster, job: Job, **options: Any) -> bool:
+    changed = replace(job, stage_dtype="auto")
+    made = [_candidate(count, trace, cluster, changed, **options) for count, trace in traces.items()]
     try:
-        planning.plan(choice, cluster, job)
+        planning.plan(_in_order(made), cluster, changed)
     except InfeasibleError:
         return False
     return True
