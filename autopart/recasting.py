@@ -42,7 +42,8 @@ def in_type(tensor: torch.Tensor, dtype: str) -> torch.Tensor:
     limits, made = torch.finfo(wanted), tensor.to(wanted)
     if limits.max >= torch.finfo(tensor.dtype).max:
         return made
-    return torch.where(tensor.isinf(), made, made.clamp(limits.min, limits.max))
+    made.clamp_(limits.min, limits.max)  # in place, so that no more than the copy is held
+    return made.masked_fill_(tensor == math.inf, math.inf).masked_fill_(tensor == -math.inf, -math.inf)
 
 
 def recast(
@@ -93,9 +94,10 @@ def _cast_in_graph(body: fx.GraphModule, inputs: Mapping[int, fx.Node], dtype: s
         with graph.inserting_before(first):
             made = graph.call_function(torch.ops.aten.to.dtype, (source, wanted))
             if wanted is torch.float16:
-                endless = graph.call_function(torch.ops.aten.isinf.default, (source,))
-                limited = graph.call_function(torch.ops.aten.clamp.default, (made, limits.min, limits.max))
-                made = graph.call_function(torch.ops.aten.where.self, (endless, made, limited))
+                made = graph.call_function(torch.ops.aten.clamp_.default, (made, limits.min, limits.max))
+                for number in (math.inf, -math.inf):
+                    endless = graph.call_function(torch.ops.aten.eq.Scalar, (source, number))
+                    made = graph.call_function(torch.ops.aten.masked_fill_.Scalar, (made, endless, number))
         for user in users:
             user.replace_input_with(source, made)
         casts[index] = made

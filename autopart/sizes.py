@@ -104,14 +104,35 @@ def planned(
     while True:
         try:
             found = planning.plan(choice, cluster, job, progress=progress)
-        except InfeasibleError:
+        except InfeasibleError as error:
             unsure = [count for count, trace in traces.items() if trace.is_derived]
             if all(settle(count) for count in unsure):
+                if _may_be_quicker(choice, job) and _fits_in_other_types(
+                    traces, cluster, job, refresh=refresh, progress=progress, budget=budget
+                ):
+                    raise InfeasibleError(f"{error}; or --stage-dtype auto, with which it fits") from error
                 raise
             continue
         count = found.schedule.num_microbatches
         if not traces[count].is_derived or settle(count):
             return found, traces[count]
+
+
+def _may_be_quicker(choice: tuple[Candidate, ...], job: Job) -> bool:
+    """Whether a limit of time might be kept if kinds without units for the model's half type computed in another."""
+    alone = max(job.tensor_parallel, job.data_parallel) == 1
+    lacking = any(row.computes_as for candidate in choice for row in candidate.profile.kinds)
+    return job.max_step_seconds is not None and job.stage_dtype == "keep" and alone and lacking
+
+
+def _fits_in_other_types(traces: Mapping[int, Traced], cluster: Cluster, job: Job, **options: Any) -> bool:
+    changed = replace(job, stage_dtype="auto")
+    made = [_candidate(count, trace, cluster, changed, **options) for count, trace in traces.items()]
+    try:
+        planning.plan(_in_order(made), cluster, changed)
+    except InfeasibleError:
+        return False
+    return True
 
 
 def _candidate(

@@ -6,6 +6,7 @@ crosses a cut stays in the model's type, and in training so do weights and their
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import accumulate
@@ -58,23 +59,21 @@ def held_graph(graph: Graph, dtype: StageDtype) -> Graph:
     """
     if not dtype:
         return graph
-    if dtype == "float16":  # as many bytes, in inference
-        return _beside_casts(graph, graph, dtype)
-    weights, beside = _weights_in_full(graph)
-    full = replace(
+    wider, (weights, beside) = _wider(dtype), _weights_with_copies(graph, dtype)
+    cast = replace(
         graph, weights=weights,
         layers=tuple(
             replace(
                 layer, weights=(*layer.weights, *(beside[index] for index in layer.weights if index in beside)),
-                saved_bytes=2 * layer.saved_bytes, peak_bytes=2 * layer.peak_bytes,
-                backward_bytes=2 * layer.backward_bytes, first_backward_bytes=2 * layer.first_backward_bytes,
+                saved_bytes=wider * layer.saved_bytes, peak_bytes=wider * layer.peak_bytes,
+                backward_bytes=wider * layer.backward_bytes, first_backward_bytes=wider * layer.first_backward_bytes,
             )
             for layer in graph.layers
         ),
     )  # fmt: skip
     if not graph.training:
-        return _beside_casts(graph, full, dtype)
-    return replace(full, values=tuple(
+        return _beside_casts(graph, cast, dtype)
+    return replace(cast, values=tuple(
         _saved_apart(value) if value.dtype in REPLACED[dtype] else value for value in graph.values
     ))  # fmt: skip
 
@@ -120,19 +119,29 @@ def _leaving_bytes(graph: Graph, dtype: StageDtype) -> tuple[int, ...]:
     return tuple(num_bytes if place in ends else 0 for place, num_bytes in crossing if place)
 
 
-def _weights_in_full(graph: Graph) -> tuple[tuple[Weight, ...], dict[int, int]]:
-    """The weights in float32; in training as they are, with copies after them, and where each one's copy is."""
-    replaced = [index for index, weight in enumerate(graph.weights) if weight.dtype in REPLACED["float32"]]
-    full = {
-        index: replace(graph.weights[index], bytes=FULL_BYTES * graph.weights[index].num_elements, dtype="float32")
-        for index in replaced
+def _weights_with_copies(graph: Graph, dtype: StageDtype) -> tuple[tuple[Weight, ...], dict[int, int]]:
+    """The weights in that type, of those that stay as they are copies after all, and where each one's copy is.
+
+    In training all stay, and a copy is counted with its gradient: autograd takes casts that came first last, so these
+    gradients are there until a micro-batch's backward is through.  In inference those of several layers stay, which may
+    be in several stages: processes that share a weight hold it in the model's type.
+    """
+    users = Counter(index for layer in graph.layers for index in set(layer.weights))
+    replaced = [index for index, weight in enumerate(graph.weights) if weight.dtype in REPLACED[dtype]]
+    made = {
+        index: replace(weight, bytes=_wider(dtype) * HALF_BYTES * weight.num_elements, dtype=dtype)
+        for index, weight in enumerate(graph.weights) if index in set(replaced)
     }
-    if not graph.training:
-        return tuple(full.get(index, weight) for index, weight in enumerate(graph.weights)), {}
-    copies = tuple(
-        replace(weight, name=f"{weight.name} in float32", is_buffer=True, trainable=False) for weight in full.values()
-    )
-    return (*graph.weights, *copies), {index: len(graph.weights) + place for place, index in enumerate(replaced)}
+    stay = [index for index in replaced if graph.training or users[index] > 1]
+    copies = (
+        replace(
+            made[index], name=f"{made[index].name} in {dtype}", is_buffer=True, trainable=False,
+            bytes=made[index].bytes * (2 if graph.training and made[index].trainable else 1),
+        )
+        for index in stay
+    )  # fmt: skip
+    kept = (weight if index in stay else made.get(index, weight) for index, weight in enumerate(graph.weights))
+    return (*kept, *copies), {index: len(graph.weights) + place for place, index in enumerate(stay)}
 
 
 def _work(work: Work, dtype: StageDtype) -> Work:

@@ -48,9 +48,12 @@ def test_a_kind_computes_in_a_type_that_it_has(name: str, dtype: str, inference:
 
 def test_float16_holds_as_many_bytes_and_float32_twice_as_many() -> None:
     graph = half_chain(training=False)
-    assert held_graph(graph, "") is graph and held_graph(graph, "float16") == graph, "what crosses is of float32"
-    full = held_graph(graph, "float32")
-    assert [weight.bytes for weight in full.weights] == [200, 200]
+    assert held_graph(graph, "") is graph
+    half, full = held_graph(graph, "float16"), held_graph(graph, "float32")
+    assert half.layers[1].peak_bytes == graph.layers[1].peak_bytes, "what crosses is of float32"
+    assert [weight.bytes for weight in half.weights] == [100, 100, 100], "of two layers, so perhaps of two stages"
+    assert [weight.bytes for weight in full.weights] == [100, 200, 200]
+    assert [layer.weights for layer in full.layers] == [(0, 2), (0, 1, 2)]
     assert [layer.saved_bytes for layer in full.layers] == [2 * layer.saved_bytes for layer in graph.layers]
     own = half_chain(training=False, dtype="float32")
     assert [weight.bytes for weight in held_graph(own, "float32").weights] == [100, 100]
@@ -90,10 +93,10 @@ def test_in_training_what_enters_is_saved_beside_the_buffer_that_it_came_in() ->
     assert held_graph(images, "float32").values[0].bytes == 3 * 10
 
 
-def test_in_training_a_copy_stands_beside_every_weight_once() -> None:
+def test_in_training_a_copy_and_its_gradient_stand_beside_every_weight_once() -> None:
     full = held_graph(half_chain(training=True), "float32")
     assert [(weight.bytes, weight.trainable, weight.is_buffer) for weight in full.weights] == [
-        (100, True, False), (100, True, False), (200, False, True), (200, False, True),
+        (100, True, False), (100, True, False), (400, False, True), (400, False, True),
     ]
     assert [layer.weights for layer in full.layers] == [(0, 2), (0, 1, 2, 3)]
 

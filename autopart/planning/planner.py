@@ -53,9 +53,9 @@ def plan(
     optimum = search(allowed, cluster, job, effort, progress)
     solve_seconds = clock() - started
     pool = _pool(optimum, rivals, allowed, cluster, job)
-    if not pool and not optimum.closed and not is_looped(job):
-        late = first_fitting(allowed, cluster, job, _extended(effort, job))
-        pool = _pool(replace(optimum, options=late), rivals, allowed, cluster, job)
+    if not pool and not optimum.closed and not is_looped(job):  # ended before it met any
+        optimum = replace(optimum, options=first_fitting(allowed, cluster, job, _extended(effort, job)))
+        pool = _pool(optimum, rivals, allowed, cluster, job)
     if not pool:
         raise _none(candidates, allowed, cluster, job, effort, optimum)
     chosen = (

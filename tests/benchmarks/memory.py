@@ -1,12 +1,12 @@
 """Predicted against measured peak memory in training on the processor, stage by stage.
 
     python -m tests.benchmarks.memory [--json] [--models gpt2,vit] [--optimizers sgd,adamw] [--microbatches 1,4]
-                                      [--stages 1] [--schedule gpipe] [--infer] [--recompute]
+                                      [--stages 1] [--schedule gpipe] [--infer] [--recompute] [--stage-dtype float16]
 
 Random weights, real depth, reduced width.  GPipe keeps all micro-batches in flight.  Measured as ``autopart run`` does:
 the bytes of all tensors alive, over two steps; one stage runs in this process, several in processes of their own.
 Goal: within 5 %, never more than 2 % under.  Beside each prediction stands the plain sum of its terms, as if all their
-peaks were at one time (the baseline).
+peaks were at one time (the baseline).  With --stage-dtype the model is in bfloat16, its stages compute in that type.
 """
 
 from __future__ import annotations
@@ -54,19 +54,21 @@ class Row:
 
 def rows(
     model: str, optimizer: Optimizer, count: int, num_stages: int, schedule: ScheduleName | None, *, training: bool,
-    recompute: bool = False,
+    recompute: bool = False, stage_dtype: str = "",
 ) -> list[Row]:  # fmt: skip
     """Plans and runs one case."""
     text = str(FOLDER / f"{model}.py")
-    source = modelsource.load(text)
+    dtype = "bfloat16" if stage_dtype else None
+    source = modelsource.load(text, dtype=dtype)
     program = verbs.trace_source(modelsource.with_batch(source, SAMPLES), training=training)
     graph = program.graph
     job = Job(
         mode="train" if training else "infer", batch=SAMPLES * count, microbatches=count, optimizer=optimizer,
         schedule=schedule, stages=num_stages, method="even", recompute="always" if recompute else "never",
+        dtype=dtype, stage_dtype="auto" if stage_dtype else "keep",
     )  # fmt: skip
     cluster = profiling.read_cluster(",".join(f"cpu:{index}" for index in range(num_stages)))
-    candidate = Candidate(num_microbatches=count, graph=graph, profile=_equal_times(graph))
+    candidate = Candidate(num_microbatches=count, graph=graph, profile=_equal_times(graph, stage_dtype))
     plan = planning.plan((candidate,), cluster, job)
     if num_stages == 1:
         measured = [alone_bytes(plan, program, modelsource.with_batch(source, SAMPLES * count))]
@@ -98,12 +100,12 @@ def alone_bytes(plan: Plan, program: Program, source: modelsource.Source) -> int
     return meter.peak_bytes()
 
 
-def _equal_times(graph: Graph) -> Profile:
+def _equal_times(graph: Graph, stage_dtype: str = "") -> Profile:
     """Time does not matter here."""
     seconds = (1.0,) * len(graph.layers)
     kind = KindProfile(
         kind="cpu-1t", origin="estimated", basis="equal times", forward_seconds=seconds, backward_seconds=seconds,
-        optimizer_seconds=seconds, spread=seconds,
+        optimizer_seconds=seconds, spread=seconds, dtype=stage_dtype,
     )
     return Profile(
         fingerprint=graph.fingerprint, training=graph.training, batch_size=graph.batch_size, kinds=(kind,)
@@ -129,6 +131,7 @@ def main() -> None:
     parser.add_argument("--schedule", choices=("gpipe", "1f1b"), default="gpipe")
     parser.add_argument("--infer", action="store_true", help="inference instead of training")
     parser.add_argument("--recompute", action="store_true", help="run every layer again in the backward")
+    parser.add_argument("--stage-dtype", choices=("float16", "float32"), default="", help="of a model in bfloat16")
     parser.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     options = parser.parse_args()
     optimizers = ["none"] if options.infer else options.optimizers.split(",")
@@ -136,7 +139,7 @@ def main() -> None:
     for model, optimizer, count in product(options.models.split(","), optimizers, options.microbatches.split(",")):
         found += rows(
             model, cast("Optimizer", optimizer), int(count), options.stages, options.schedule,
-            training=not options.infer, recompute=options.recompute,
+            training=not options.infer, recompute=options.recompute, stage_dtype=options.stage_dtype,
         )  # fmt: skip
         if not options.json:
             for row in found[-options.stages :]:

@@ -148,4 +148,4 @@ def test_a_wrong_type_of_a_stage_is_caught() -> None:
     kept = replace(made, profile=replace(made.profile, kinds=tuple(replace(row, dtype="") for row in rows)))
     keeps = plan((kept,), result.cluster, replace(job, stage_dtype="keep"))
     peaks = [next(s for s in each.stages if s.devices == ("b",)).memory.parameters for each in (result, keeps)]
-    assert peaks[0] == 3 * peaks[1]  # the weights, and a copy of each in float32
+    assert peaks[0] == 5 * peaks[1]  # the weights, a copy of each in float32, and the copy's gradient

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from autopart import verbs
-from autopart.modelsource import load
+from autopart.errors import InfeasibleError
+from autopart.modelsource import Source, load
 from autopart.schema.plan import Plan
 
 CONFIG = {
@@ -17,17 +19,31 @@ CONFIG = {
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plan]:
+def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
     folder = tmp_path_factory.mktemp("config")
     (folder / "config.json").write_text(json.dumps(CONFIG))
-    source = load(f"hf:{folder}", dtype="bfloat16")
-    return {
-        way: verbs.plan_source(
-            source, devices="a100-sxm-80gb,t4", batch=8, microbatches=1, dtype="bfloat16", stages=2, verify=False,
-            pins=(("transformer.h.1.mlp", "t4:0"),), stage_dtype=way,
-        )
-        for way in ("keep", "auto")
-    }  # fmt: skip
+    return load(f"hf:{folder}", dtype="bfloat16")
+
+
+def planned(source: Source, **words: Any) -> Plan:
+    return verbs.plan_source(
+        source, devices="a100-sxm-80gb,t4", batch=8, microbatches=1, dtype="bfloat16", stages=2, verify=False,
+        pins=(("transformer.h.1.mlp", "t4:0"),), **words,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def plans(source: Source) -> dict[str, Plan]:
+    return {way: planned(source, stage_dtype=way) for way in ("keep", "auto")}
+
+
+def test_another_type_is_suggested_where_it_keeps_the_limit_of_time(source: Source, plans: dict[str, Plan]) -> None:
+    keep, auto = (plans[way].prediction.step_seconds for way in ("keep", "auto"))
+    assert planned(source, stage_dtype="auto", max_step_seconds=(keep + auto) / 2).stages
+    with pytest.raises(InfeasibleError, match=r"a step or less.*; or --stage-dtype auto, with which it fits$"):
+        planned(source, max_step_seconds=(keep + auto) / 2)
+    with pytest.raises(InfeasibleError, match=r"faster devices$"):
+        planned(source, max_step_seconds=auto / 2)
 
 
 def test_a_card_without_bfloat16_computes_in_float16_and_is_faster_so(plans: dict[str, Plan]) -> None:
