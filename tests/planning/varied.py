@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from autopart.planning.costing.costs import Layout
 from autopart.planning.costing.parallel import Way
+from autopart.planning.searching.chain import path_objective
+from autopart.planning.searching.instance import Instance
 from autopart.planning.searching.options import Option, evaluate, schedules
 from autopart.schema.device import Cluster, Device
 from autopart.schema.job import Job
@@ -200,3 +202,12 @@ def every_option(problem: Problem) -> Iterator[Option]:
 def _are_joined(devices: Cluster, places: tuple[tuple[str, ...], ...]) -> bool:
     ends = [devices.device(place[0]) for place in places]
     return all(any(each.matches(*pair) for each in devices.links) for pair in itertools.pairwise(ends))
+
+
+def objective_along(instance: Instance, path: tuple[int, ...]) -> float:
+    """What a path costs: its sum and the largest period, under GPipe in training both of its phases."""
+    if not instance.in_phases:
+        return path_objective(instance, instance.arcs, path)
+    arcs, some = instance.arcs, list(path)
+    behind = float((arcs.seconds - arcs.ahead)[some].max())
+    return arcs.sum_along(path) + instance.repeats * (float(arcs.ahead[some].max()) + behind)

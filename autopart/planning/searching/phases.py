@@ -76,7 +76,7 @@ def narrow(instance: Instance, first: Certificate, best: float, effort: Effort, 
             heapq.heappush(ranges, _Range(bound, low, high, _ahead(part, certificate.path)))
     bound = min([stuck, *(each.bound for each in ranges)])
     return Certificate(
-        bound_seconds=bound, path=(), closed=bound >= best / (1 + effort.gap) * (1 - 1e-6),
+        bound_seconds=bound, path=(), closed=all(each.closed for each in made) and not effort.is_over(),
         num_programs=sum(each.num_programs for each in made),
         solver="+".join(sorted({word for each in made for word in each.solver.split("+")} - {"none"})) or "none",
         remark=next((each.remark for each in made if each.remark), ""),

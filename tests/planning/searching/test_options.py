@@ -8,14 +8,13 @@ from hypothesis import HealthCheck, assume, given, settings
 
 from autopart.planning import check, plan
 from autopart.planning.searching.arcs import build_instance
-from autopart.planning.searching.chain import path_objective
 from autopart.planning.searching.options import evaluate, layout_of, schedules
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 from tests.planning.problems import candidate, chain, cluster, device
 from tests.planning.searching.test_updates import paths_of
-from tests.planning.varied import every_option, varied_problems
+from tests.planning.varied import every_option, objective_along, varied_problems
 
 Problem = tuple[Candidate, Cluster, Job]
 
@@ -39,7 +38,7 @@ def test_a_path_takes_the_first_devices_of_its_groups_and_costs_what_its_layout_
             assert layout.devices_of(index) == tuple(free.pop(0) for _ in range(width))
         option = evaluate(chosen, devices, job, layout)
         assert not option.misfit
-        assert path_objective(instance, instance.arcs, path) == pytest.approx(option.objective_seconds, rel=1e-9)
+        assert objective_along(instance, path) == pytest.approx(option.objective_seconds, rel=1e-9)
 
 
 def unlike_caps() -> Problem:

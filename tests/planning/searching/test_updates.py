@@ -31,7 +31,7 @@ from autopart.schema.device import Cluster
 from autopart.schema.job import Job, SolverName
 from autopart.schema.problem import Candidate
 from tests.planning.problems import candidate, chain, cluster, device, link
-from tests.planning.varied import every_option, late_problems, varied_problems
+from tests.planning.varied import every_option, late_problems, objective_along, varied_problems
 
 Problem = tuple[Candidate, Cluster, Job]
 Path = tuple[int, ...]
@@ -97,7 +97,7 @@ def cost_of(arcs: Arcs, path: Path) -> float:
 @given(varied_problems(tied=False))
 def test_paths_cost_what_their_plans_do_and_every_plan_is_at_least_a_path(problem: Problem) -> None:
     instance = instance_of((problem[0], problem[1], replace(problem[2], schedule=schedules(problem[2])[0])))
-    objectives = [path_objective(instance, instance.arcs, path) for path in paths_of(instance, instance.arcs)]
+    objectives = [objective_along(instance, path) for path in paths_of(instance, instance.arcs)]
     plans = [o.objective_seconds for o in every_option(problem) if o.layout.schedule == instance.schedule]
     assert bool(objectives) == bool(plans)
     if plans:  # ways that are never better have no arcs
