@@ -17,6 +17,8 @@ CONFIG = {
     "n_positions": 256, "vocab_size": 1000,
 }  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("kept_traces")
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
@@ -33,7 +35,7 @@ def planned(source: Source, **words: Any) -> Plan:
 
 
 @pytest.fixture(scope="module")
-def plans(source: Source) -> dict[str, Plan]:
+def plans(source: Source, kept_traces: None) -> dict[str, Plan]:
     return {way: planned(source, stage_dtype=way) for way in ("keep", "auto")}
 
 

@@ -161,7 +161,7 @@ def test_windows_are_bounded_from_below(instance: Instance, place: int) -> None:
             assert all(relaxed.through[at[arc]] <= objective * A_LITTLE for arc in path)
 
 
-@few
+@settings(few, max_examples=8)
 @given(late_instances(), st.sampled_from(["cbc", "highs"]))
 def test_the_program_with_late_optimizers_is_exact(instance: Instance, solver: SolverName) -> None:
     """Row C12 beside all others, against all paths."""
