@@ -145,6 +145,8 @@ def _descend(
         lower = (search.target - total) / instance.repeats
         if lower >= high * (1 - 1e-9):
             return False
+        if path and float(instance.arcs.seconds[below[list(path)]].max()) < lower:
+            return False  # the path is there below the next one as well, and its sum no larger
         high = lower
     return high <= window.low
 
