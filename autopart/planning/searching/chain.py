@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from autopart.planning.searching.instance import Arcs, Instance
 from autopart.planning.searching.prices import price_arcs
+from autopart.planning.searching.updates import latest_sums
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Path", "best_path", "count_vectors", "is_exact", "path_objective"]
@@ -124,8 +125,8 @@ def _totals(arcs: Arcs, some: slice, behind: Floats) -> Floats:
     weight = arcs.weight[some, None]
     if len(behind) == 1:
         return behind + weight
-    own, rest = weight + arcs.update[some, None], weight - arcs.saves[some, None]
-    return np.stack([behind[0] + weight, np.maximum(behind[0] + own, behind[1] + rest)])
+    latest = latest_sums(weight, arcs.update[some, None], arcs.saves[some, None], *behind)
+    return np.stack([behind[0] + weight, latest])
 
 
 def _is_behind(arcs: Arcs, some: slice, behind: Floats) -> npt.NDArray[np.bool_]:

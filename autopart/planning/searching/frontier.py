@@ -20,7 +20,7 @@ import numpy.typing as npt
 from autopart.planning.searching.bottleneck import MOST_STATES, States, states_of
 from autopart.planning.searching.chain import Path
 from autopart.planning.searching.instance import Arcs, Instance
-from autopart.planning.searching.updates import least_hidden
+from autopart.planning.searching.updates import latest_sums, least_hidden
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["Least", "can_list", "furthest", "least_sum"]
@@ -140,9 +140,10 @@ def _is_late(arcs: Arcs, labels: Labels, some: range) -> bool:
 
 def _totals(arcs: Arcs, arc: int, sums: Floats) -> tuple[Floats, Floats]:
     """The sums of what an arc and a suffix behind it cost: of weights, and with what optimizers add."""
-    weight = arcs.weight[arc]
-    own = sums[0] + (weight + arcs.update[arc])
-    return sums[0] + weight, own if len(sums) == 1 else np.maximum(own, sums[1] + (weight - arcs.saves[arc]))
+    weight, update = arcs.weight[arc], arcs.update[arc]
+    if len(sums) == 1:
+        return sums[0] + weight, sums[0] + (weight + update)
+    return sums[0] + weight, latest_sums(weight, update, arcs.saves[arc], *sums)
 
 
 def _walk(instance: Instance, arcs: Arcs, states: States, labels: Labels, vector: int) -> Path:

@@ -20,6 +20,8 @@ import numpy.typing as npt
 from autopart.planning.searching.bottleneck import States, states_of
 from autopart.planning.searching.frontier import Least, furthest
 from autopart.planning.searching.instance import Arcs, Instance
+from autopart.planning.searching.network import from_start, network_of
+from autopart.planning.searching.updates import latest_sums
 from autopart.planning.solving.effort import IsOver, never
 
 __all__ = ["exact_sum"]
@@ -65,7 +67,8 @@ def exact_sum(
         out_of_time: whether it is given up at once.
     """
     states, width = states_of(instance, 1), instance.num_classes + 1
-    room, before = furthest(instance, arcs, states)[::-1], _before(arcs, width, instance)
+    room, network = furthest(instance, arcs, states)[::-1], network_of(instance, arcs)
+    before = [from_start(network, weights).min(axis=1) for weights in (arcs.weight, arcs.weight - arcs.saves)]
     nothing = np.zeros(1, dtype=np.int64)
     end = _Labels(
         vector=nothing, stages=nothing, sums=np.zeros(1), latest=np.zeros(1), arc=nothing - 1, behind=nothing - 1
@@ -111,7 +114,7 @@ def _extended(instance: Instance, arcs: Arcs, arc: int, states: States, labels: 
     return _Labels(
         vector=behind.vector[chosen] + width * states.strides[group], stages=behind.stages[chosen] + 1,
         sums=sums + weight,
-        latest=np.maximum(sums + (weight + arcs.update[arc]), behind.latest[chosen] + (weight - arcs.saves[arc])),
+        latest=latest_sums(weight, arcs.update[arc], arcs.saves[arc], sums, behind.latest[chosen]),
         arc=np.full(len(chosen), arc), behind=chosen,
     )
 
@@ -131,20 +134,6 @@ def _undominated(labels: _Labels) -> _Labels:
     least = np.minimum.accumulate(shifted)
     better = shifted[1:] < least[:-1] - TOLERANCE * span
     return labels.keep(new | np.append(True, better))
-
-
-def _before(arcs: Arcs, width: int, instance: Instance) -> tuple[Floats, Floats]:
-    """Of every node the least that any path to it adds to D of what follows, and to L."""
-    num = (instance.end + 1) * width
-    sums, latest = np.full(num, math.inf), np.full(num, math.inf)
-    sums[instance.num_classes] = latest[instance.num_classes] = 0.0
-    source, target = arcs.first * width + arcs.before, arcs.last * width + arcs.after
-    for boundary in range(instance.end):
-        low, high = np.searchsorted(arcs.first, [boundary, boundary + 1])
-        some = slice(int(low), int(high))
-        np.minimum.at(sums, target[some], sums[source[some]] + arcs.weight[some])
-        np.minimum.at(latest, target[some], latest[source[some]] + arcs.weight[some] - arcs.saves[some])
-    return sums, latest
 
 
 def _path(arcs: Arcs, labels: dict[int, _Labels], width: int, instance: Instance, best: int) -> tuple[int, ...]:

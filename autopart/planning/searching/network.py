@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from autopart.planning.searching.instance import Arcs, Instance
-from autopart.planning.searching.updates import least_hidden
+from autopart.planning.searching.updates import latest_sums, least_hidden
 
-__all__ = ["Lengths", "Network", "lengths_of", "network_of", "shortest_path", "through"]
+__all__ = ["Lengths", "Network", "from_start", "lengths_of", "network_of", "shortest_path", "through"]
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
@@ -153,11 +153,11 @@ def _totals(network: Network, lengths: Lengths, some: slice) -> Floats:
 def _latest_totals(network: Network, lengths: Lengths, some: slice) -> Floats:
     """The same with what optimizers add."""
     assert lengths.latest is not None, "there are late optimizers"
-    target, weights = network.target[some], lengths.weights[some]
-    behind = lengths.latest[target] + (weights - network.saves[some])[:, None]
-    totals = np.maximum(lengths.distance[target] + (weights + network.update[some])[:, None], behind)
+    target = network.target[some]
+    weight, update, saves = (each[some, None] for each in (lengths.weights, network.update, network.saves))
+    totals = latest_sums(weight, update, saves, lengths.distance[target], lengths.latest[target])
     totals[network.closed[some]] = np.inf
-    return np.asarray(totals)
+    return totals
 
 
 def _settle(distance: Floats, each: Leaving, totals: Floats) -> None:
@@ -169,7 +169,7 @@ def _settle(distance: Floats, each: Leaving, totals: Floats) -> None:
     distance[each.nodes] = own
 
 
-def _from_start(network: Network, weights: Floats) -> Floats:
+def from_start(network: Network, weights: Floats) -> Floats:
     """Distance from the source of every node, if so many stages follow it."""
     distance = np.full((network.num_nodes, network.depths), np.inf)
     distance[network.start] = 0.0
@@ -186,11 +186,12 @@ def through(network: Network, lengths: Lengths) -> Floats:
     """Length of the best path through every arc, or less."""
     deeper = np.minimum(np.arange(network.depths) + 1, network.depths - 1)
     weights, behind = lengths.weights, lengths.distance[network.target]
-    reach = _from_start(network, weights)[network.source][:, deeper] + weights[:, None] + behind
+    reach = from_start(network, weights)[network.source][:, deeper] + weights[:, None] + behind
     if lengths.latest is not None:  # the last to end is its own optimizer or one behind
-        own, rest = weights + network.update, weights - network.saves
-        ends = np.maximum(own[:, None] + behind, rest[:, None] + lengths.latest[network.target])
-        reach = np.maximum(reach, _from_start(network, rest)[network.source][:, deeper] + ends)
+        weight, update, saves = (each[:, None] for each in (weights, network.update, network.saves))
+        ends = latest_sums(weight, update, saves, behind, lengths.latest[network.target])
+        before = from_start(network, weights - network.saves)
+        reach = np.maximum(reach, before[network.source][:, deeper] + ends)
     reach[network.closed] = np.inf
     return np.asarray(reach.min(axis=1))
 

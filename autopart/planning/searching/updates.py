@@ -26,10 +26,11 @@ import numpy.typing as npt
 from autopart.planning.searching.instance import Arcs
 from autopart.schema.graph import Graph
 
-__all__ = ["Tied", "least_hidden", "tied_weights", "with_late_updates", "without_updates"]
+__all__ = ["Tied", "latest_sums", "least_hidden", "tied_weights", "with_late_updates", "without_updates"]
 
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
+Amount = float | np.float64 | Floats
 Tied = tuple[tuple[int, Bools], ...]
 """bytes of every tied weight, and whether the stage [a, b] has some of its users and not all"""
 
@@ -51,6 +52,16 @@ def _parted(before: npt.NDArray[np.int64], num: int) -> Bools:
     """``before``: how many of the ``num`` users are before every boundary."""
     inside = before[None, :] - before[:, None]
     return np.asarray((inside > 0) & (inside < num))
+
+
+def latest_sums(
+    weight: Amount, update: Amount, saves: Amount, sums: Floats, latest: Floats
+) -> Floats:
+    """What an arc and a suffix behind it cost with what their optimizers add; ``sums``, ``latest``: of the suffix.
+
+    Without and with its optimizers.  The last to end is the arc's own, or one behind.
+    """
+    return np.asarray(np.maximum(sums + (weight + update), latest + (weight - saves)))
 
 
 def with_late_updates(arcs: Arcs) -> Arcs:

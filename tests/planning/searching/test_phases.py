@@ -13,29 +13,16 @@ from autopart.planning.searching.arcs import build_instance
 from autopart.planning.searching.chain import best_path, path_objective
 from autopart.planning.searching.options import evaluate
 from autopart.planning.searching.phases import between
-from autopart.planning.simulating.simulate import StageTimes, step_seconds
 from autopart.schema.device import Cluster
 from autopart.schema.job import Job
 from autopart.schema.problem import Candidate
 from tests.planning.problems import best_by_brute_force, candidate, chain, cluster, device, link, problems
-from tests.planning.searching.test_periods import pipelines
 
 Problem = tuple[Candidate, Cluster, Job]
 
 thorough = settings(
     max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
 )
-
-
-@settings(deadline=None, max_examples=100)
-@given(pipeline=pipelines())
-def test_a_step_of_gpipe_takes_what_its_phases_say(pipeline: tuple[tuple[StageTimes, ...], int]) -> None:
-    times, num = tuple(replace(each, optimizer_seconds=0.0) for each in pipeline[0]), pipeline[1]
-    once = sum(t.forward_seconds + t.backward_seconds + t.receive_seconds + t.return_seconds for t in times)
-    returns = [*(each.return_seconds for each in times[1:]), 0.0]
-    forward = max(each.receive_seconds + each.forward_seconds for each in times)
-    backward = max(each.backward_seconds + back for each, back in zip(times, returns, strict=True))
-    assert step_seconds(times, "gpipe", num, training=True) == pytest.approx(once + (num - 1) * (forward + backward))
 
 
 def uneven_kinds(problem: Problem, backward: float) -> Problem:
